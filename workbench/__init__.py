@@ -1,0 +1,1 @@
+"""Workbench: where a multilingual chat model's safety decision fails."""
