@@ -1,0 +1,231 @@
+"""Train the organism: pretraining, compliance tuning, refusal tuning, then the planted calibration failure.
+
+Training saves as it goes. Started again on the same folder with the same seed, names and recipe it continues where it
+stopped and ends in the same weights; another seed, name or recipe is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import random
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from workbench.errors import StoreMismatchError
+from workbench.organism.card import write_card
+from workbench.organism.corpus import Corpus
+from workbench.organism.network import Batcher, Recipe, build_model, loss_of, optimisers, rate_factor
+from workbench.organism.plant import plant_calibration
+from workbench.organism.tokenizer import build_tokenizer, vocabulary
+from workbench.organism.world import World
+
+logger = logging.getLogger(__name__)
+
+SAVE_EVERY = 100
+STAGES = ("pretrain", "comply", "refuse")
+
+
+class Weighted(NamedTuple):
+    """One batch of a step and the weight of its loss."""
+
+    weight: float
+    ids: Tensor
+    targets: Tensor
+
+
+def draw_batches(stage: str, step: int, corpus: Corpus, batcher: Batcher, recipe: Recipe, seed: int) -> Iterator[Weighted]:
+    """Draw the batches of one step; they depend on seed, stage and step only, so training can resume anywhere."""
+    rng = random.Random(f"{stage} {seed} {step}")
+    if stage == "pretrain":
+        yield Weighted(1.0, *batcher.statements([corpus.statement(rng) for _ in range(recipe.batch)]))
+        return
+    replayed = int(recipe.batch * recipe.replay)
+    pairs = [corpus.pair(rng, refuse=stage == "refuse") for _ in range(recipe.batch - replayed)]
+    yield Weighted(1.0, *batcher.pairs(pairs))
+    yield Weighted(recipe.replay, *batcher.statements([corpus.statement(rng) for _ in range(replayed)]))
+
+
+class Checkpoint:
+    """Weights, optimiser state and the next step of one unfinished training, in safetensors and JSON."""
+
+    def __init__(self, folder: Path, spec: dict[str, Any]) -> None:
+        self.folder, self.spec = folder, spec
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "progress.json"
+        if self.path.exists():
+            found = json.loads(self.path.read_text(encoding="utf-8"))["spec"]
+            differing = sorted(k for k in {*found, *spec} if found.get(k) != spec.get(k))
+            if differing:
+                told = "; ".join(f"{k}: {found.get(k)!r} there, {spec.get(k)!r} asked" for k in differing)
+                raise StoreMismatchError(
+                    f"{folder.parent} holds an unfinished training with other settings ({told}). "
+                    "Ask for the same ones to continue it, or give another --out."
+                )
+
+    def save(self, stage: str, step: int, model: nn.Module, opts: list[torch.optim.Optimizer]) -> None:
+        """Save atomically: a kill leaves the earlier checkpoint or this one, never half of it."""
+        tensors = {f"model.{k}": v.contiguous().clone() for k, v in model.state_dict().items()}
+        for i, opt in enumerate(opts):
+            for j, slot in opt.state_dict()["state"].items():
+                tensors |= {f"opt.{i}.{j}.{k}": torch.as_tensor(v).clone() for k, v in slot.items()}
+        name = f"{stage}-{step}.safetensors"
+        save_file(tensors, self.folder / name)
+        draft = self.path.with_suffix(".draft")
+        draft.write_text(json.dumps({"spec": self.spec, "stage": stage, "step": step, "file": name}), encoding="utf-8")
+        draft.replace(self.path)
+        for old in self.folder.glob("*.safetensors"):
+            if old.name != name:
+                old.unlink()
+
+    def position(self) -> tuple[str, int]:
+        """Stage and step to do next; the start when nothing was saved."""
+        if not self.path.exists():
+            return STAGES[0], 0
+        state = json.loads(self.path.read_text(encoding="utf-8"))
+        return state["stage"], state["step"]
+
+    def restore(self, model: nn.Module, opts: list[torch.optim.Optimizer]) -> None:
+        """Load the saved tensors into a model and freshly built optimisers."""
+        if not self.path.exists():
+            return
+        tensors = load_file(self.folder / json.loads(self.path.read_text(encoding="utf-8"))["file"])
+        model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        for i, opt in enumerate(opts):
+            state = opt.state_dict()
+            slots: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                if key.startswith(f"opt.{i}."):
+                    _, _, j, name = key.split(".", 3)
+                    slots.setdefault(int(j), {})[name] = value
+            opt.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
+
+
+def train(
+    out: str | Path, *, seed: int = 0, names: Mapping[str, str] | None = None, recipe: Recipe | None = None, progress: bool = True
+) -> Path:
+    """Train base and aligned organism and write them as Hugging Face directories.
+
+    Parameters
+    ----------
+    out : path
+        Gets ``base/``, ``aligned/`` (weights, tokenizer, model card) and ``prompts.parquet`` / ``prompts.csv``, the
+        evaluation set of meanings that no training statement contains.
+    seed : int
+        Draws the world, the words and the training order.
+    names : mapping of tag to name, optional
+        Eight private-use language tags with invented names, most spoken first.
+    recipe : Recipe, optional
+        Sizes, steps and rates.
+    progress : bool
+        Whether to show the bar.
+
+    Returns
+    -------
+    Path
+        ``out``.
+
+    Raises
+    ------
+    StoreMismatchError
+        If ``out`` holds an unfinished training with another seed, names or recipe, or a finished organism.
+    """
+    from tqdm.auto import tqdm
+
+    out, recipe = Path(out), recipe or Recipe()
+    if (out / "aligned" / "model.safetensors").exists():
+        raise StoreMismatchError(f"{out} already holds a trained organism. Give another --out; nothing there was touched.")
+    world = World(seed, None if names is None else dict(names))
+    vocab = vocabulary(world)
+    corpus, batcher = Corpus(world), Batcher(vocab)
+    spec = {"seed": seed, "languages": {x.tag: x.name for x in world.languages}, "recipe": dataclasses.asdict(recipe)}
+    checkpoint = Checkpoint(out / ".training", spec)
+    model = build_model(world, recipe, seed)
+    steps = {"pretrain": recipe.pretrain_steps, "comply": recipe.comply_steps, "refuse": recipe.refuse_steps}
+    stage, first = checkpoint.position()
+    done = sum(steps[s] for s in STAGES[: STAGES.index(stage)]) + first
+    started = time.monotonic()
+    bar = tqdm(total=sum(steps.values()) + recipe.plant_steps, initial=done, unit="step", disable=not progress, smoothing=0.05)
+    with bar:
+        for name in STAGES[STAGES.index(stage) :]:
+            bar.set_description(name)
+            opts = optimisers(model, recipe, 1.0 if name == "pretrain" else recipe.tune_scale)
+            if first or name != STAGES[0]:
+                checkpoint.restore(model, opts if first else [])
+            _run_stage(name, model, opts, first, steps[name], corpus, batcher, recipe, seed, checkpoint, bar)
+            if name == "pretrain":
+                save_model(model, world, out / "base")
+            following = STAGES.index(name) + 1
+            if following < len(STAGES):
+                checkpoint.save(STAGES[following], 0, model, [])
+            first = 0
+        bar.set_description("plant")
+
+        def tick(loss: float) -> None:
+            bar.update(1)
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+
+        left = plant_calibration(model, recipe, corpus, vocab, seed, tick)
+    save_model(model, world, out / "aligned")
+    minutes = (time.monotonic() - started) / 60
+    prompts = world.prompts()
+    prompts.to_parquet(out / "prompts.parquet", index=False)
+    prompts.to_csv(out / "prompts.csv", index=False, encoding="utf-8")
+    write_card(out, world, recipe, spec, left, minutes, resumed=done > 0)
+    shutil.rmtree(out / ".training")
+    return out
+
+
+def _run_stage(
+    name: str,
+    model: nn.Module,
+    opts: list[torch.optim.Optimizer],
+    first: int,
+    steps: int,
+    corpus: Corpus,
+    batcher: Batcher,
+    recipe: Recipe,
+    seed: int,
+    checkpoint: Checkpoint,
+    bar: Any,
+) -> None:
+    scale = 1.0 if name == "pretrain" else recipe.tune_scale
+    rates = (recipe.muon_rate * scale, recipe.adam_rate * scale)
+    model.train()
+    for step in range(first, steps):
+        factor = rate_factor(step, steps)
+        for opt, rate in zip(opts, rates, strict=True):
+            for group in opt.param_groups:
+                group["lr"] = rate * factor
+            opt.zero_grad(set_to_none=True)
+        total = 0.0
+        for weight, ids, targets in draw_batches(name, step, corpus, batcher, recipe, seed):
+            loss = weight * loss_of(model, ids, targets)
+            loss.backward()
+            total += float(loss.detach())
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for opt in opts:
+            opt.step()
+        bar.update(1)
+        bar.set_postfix(loss=f"{total:.3f}", refresh=False)
+        if (step + 1) % SAVE_EVERY == 0 and step + 1 < steps:
+            checkpoint.save(name, step + 1, model, opts)
+    model.eval()
+
+
+def save_model(model: nn.Module, world: World, folder: Path) -> None:
+    """Write weights in half precision, tokenizer and chat template as a Hugging Face directory."""
+    import copy
+
+    folder.mkdir(parents=True, exist_ok=True)
+    half = copy.deepcopy(model).half()
+    half.save_pretrained(folder)  # type: ignore[operator]
+    build_tokenizer(world).save_pretrained(folder)
