@@ -1,0 +1,128 @@
+"""What a capture will do, settled before it starts: layers, positions, shards and batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from workbench.errors import ModelError, StoreError
+from workbench.models.chat import ChatModel, require_positions
+from workbench.models.hooks import layer_of, require_layers
+
+DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which states are kept and in which order prompts are read.
+
+    Prompts are stored in the order given, in shards of consecutive rows. Inside a shard they are read longest first, in
+    batches of at most ``token_budget`` tokens padding included. Batches never reach across shards, so a shard's values
+    do not depend on what was captured before it.
+
+    Attributes
+    ----------
+    layers : tuple of int
+        Blocks passed (0 to L), ascending.
+    positions : tuple of str
+        ``t_inst``, ``t_post_inst``, ``mean_inst`` or ``post[i]``.
+    dtype : str
+        Precision of the stored values: float32 or float16.
+    token_budget : int
+        Tokens in one batch; a single prompt may exceed it.
+    shard_size : int
+        Prompts in one shard.
+    """
+
+    layers: tuple[int, ...]
+    positions: tuple[str, ...]
+    dtype: str = "float32"
+    token_budget: int = 4096
+    shard_size: int = 1024
+
+    def __post_init__(self) -> None:
+        for name, value in (("token_budget", self.token_budget), ("shard_size", self.shard_size)):
+            if value < 1:
+                raise StoreError(f"{name}={value}: expected at least 1. The defaults are token_budget=4096 and shard_size=1024.")
+        if self.dtype not in DTYPES:
+            raise StoreError(f"dtype={self.dtype!r}: a store holds {' or '.join(DTYPES)}. Half-precision models are stored exactly by float32.")
+        if not self.positions or len(set(self.positions)) != len(self.positions):
+            raise ModelError(f"positions={list(self.positions)}: expected at least one, each once.")
+
+    @property
+    def hash(self) -> str:
+        """sha256 over every field (16 hex digits)."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def shards(self, n_prompts: int) -> list[range]:
+        """Cut rows 0 to n - 1 into consecutive shards."""
+        return [range(start, min(start + self.shard_size, n_prompts)) for start in range(0, n_prompts, self.shard_size)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-serialisable values."""
+        return {**asdict(self), "layers": list(self.layers), "positions": list(self.positions)}
+
+
+def make_plan(
+    chat: ChatModel, *, layers: str | Sequence[int | str] = "all", positions: str | Sequence[str] = ("t_inst", "t_post_inst"), **options: Any
+) -> Plan:
+    """Check layers and positions against a model and settle the plan.
+
+    Parameters
+    ----------
+    chat : ChatModel
+        Says which layers there are.
+    layers : "all" or sequence of int or str
+        Blocks passed, or sites such as ``blocks.3.hook_out``.
+    positions : str or sequence of str
+        Names of positions.
+    **options
+        ``dtype``, ``token_budget``, ``shard_size`` of :class:`Plan`.
+
+    Raises
+    ------
+    ModelError
+        For an unknown layer or position, naming the nearest.
+    """
+    if isinstance(layers, str) and layers != "all":
+        layers = [layers]
+    chosen = range(chat.n_layers + 1) if layers == "all" else [layer_of(layer) if isinstance(layer, str) else layer for layer in layers]
+    require_layers(chat, list(chosen))
+    if not chosen:
+        raise ModelError(f"layers={layers!r}: expected 'all' or at least one of 0 to {chat.n_layers}.")
+    positions = (positions,) if isinstance(positions, str) else tuple(positions)
+    require_positions(positions)
+    return Plan(layers=tuple(sorted({int(k) for k in chosen})), positions=positions, **options)
+
+
+def batches(lengths: Sequence[int], token_budget: int) -> Iterator[np.ndarray]:
+    """Group prompts of similar length: longest first, at most ``token_budget`` tokens each, padding included.
+
+    Parameters
+    ----------
+    lengths : sequence of int
+        Tokens per prompt.
+    token_budget : int
+        Rows times longest row; a single longer row makes a batch of its own.
+
+    Yields
+    ------
+    int array
+        Row numbers; every row comes exactly once.
+
+    Examples
+    --------
+    >>> [rows.tolist() for rows in batches([3, 9, 4, 10], 20)]
+    [[3, 1], [2, 0]]
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    start = 0
+    while start < len(order):
+        rows = max(token_budget // max(int(lengths[order[start]]), 1), 1)
+        yield order[start : start + rows]
+        start += rows
