@@ -5,32 +5,34 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
-from tqdm.auto import tqdm
 
-from workbench.activations.plan import Plan, batches, make_plan
-from workbench.activations.store import Store, dataset, free_space, open_store, read_manifest, require_same
-from workbench.errors import ModelCheckError, ModelError, PromptError, StoreError
-from workbench.models.chat import ChatModel, Tokens
+from workbench.activations.labels import dataset, prompt_table
+from workbench.activations.manifest import free_space, read_manifest, require_same, size
+from workbench.activations.plan import Plan, make_plan
+from workbench.activations.shards import computed_shards
+from workbench.activations.store import Store, open_store
+from workbench.errors import PromptError, StoreError
+from workbench.models.chat import ChatModel
 from workbench.models.hooks import edits_of
+from workbench.models.tokens import Tokens
 
 logger = logging.getLogger(__name__)
-
-_COLUMNS = ("prompt_id", "meaning_id", "language", "harmful", "category", "split", "tier")
 
 
 class Grid(Protocol):
     """What capture needs of a PromptGrid."""
 
-    frame: pd.DataFrame
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row per prompt."""
 
     @property
     def hash(self) -> str:
@@ -113,22 +115,22 @@ def capture(
         grid.require_both_classes()
     tokens = _tokenised(chat, frame, plan)
     identity, provenance = _identity(chat, grid, plan)
-    table = _table(frame, tokens)
+    table = prompt_table(frame, tokens)
 
     if store is None:
         values = np.empty((len(frame), len(plan.layers), len(plan.positions), chat.hidden_size), dtype=plan.dtype)
         budgets = set()
-        for _, rows, block, budget in _blocks(chat, plan, tokens, table, set(), progress):
+        for _, rows, block, budget in computed_shards(chat, plan, tokens, table, set(), progress):
             values[rows.start : rows.stop] = block
             budgets.add(budget)
         return dataset(values, plan, table, {**provenance, "token_budget": min(budgets)})
 
     path = Path(store)
     target = _resume_or_start(path, plan, identity, provenance, table, chat.hidden_size, overwrite=overwrite)
-    _require_space(target, chat.hidden_size)
+    _require_space(target)
     with ThreadPoolExecutor(max_workers=1) as writer:  # one shard is written while the next is computed
         pending: Future[None] | None = None
-        for shard, rows, block, budget in _blocks(chat, plan, tokens, table, target.finished, progress):
+        for shard, rows, block, budget in computed_shards(chat, plan, tokens, table, target.finished, progress):
             if pending is not None:
                 pending.result()
             pending = writer.submit(target.write, shard, rows, block, token_budget=budget)
@@ -159,7 +161,8 @@ def _tokenised(chat: ChatModel, frame: pd.DataFrame, plan: Plan) -> list[Tokens]
     over = [name for name, t in zip(names, tokens, strict=True) if len(t) > chat.context]
     if over:
         raise PromptError(
-            f"{len(over)} prompts are longer than the context of {chat.name} ({chat.context} tokens): {', '.join(over[:5])}{' ...' if len(over) > 5 else ''}. "
+            f"{len(over)} prompts are longer than the context of {chat.name} ({chat.context} tokens): "
+            f"{', '.join(over[:5])}{' ...' if len(over) > 5 else ''}. Expected shorter ones. "
             "too_long(chat, grid) lists them: take them out, in every language of their meaning, and capture again."
         )
     for name, one in zip(names, tokens, strict=True):
@@ -169,19 +172,6 @@ def _tokenised(chat: ChatModel, frame: pd.DataFrame, plan: Plan) -> list[Tokens]
             except PromptError as error:
                 raise PromptError(f"Prompt {name}: {error}") from error
     return tokens
-
-
-def _table(frame: pd.DataFrame, tokens: Sequence[Tokens]) -> pd.DataFrame:
-    """Labels of each prompt, without its text."""
-    table = frame[[c for c in _COLUMNS if c in frame.columns]].reset_index(drop=True).copy()
-    for column in (c for c in _COLUMNS if c not in table.columns):
-        table[column] = None
-    table = table[list(_COLUMNS)]
-    table["harmful"] = table["harmful"].astype(bool)
-    table["n_tokens"] = [len(t) for t in tokens]
-    table["n_text_tokens"] = [t.n_inst for t in tokens]
-    table["n_chars"] = [t.n_chars for t in tokens]
-    return table
 
 
 def _identity(chat: ChatModel, grid: Grid, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -225,7 +215,7 @@ def _resume_or_start(
             read_manifest(path)  # delete nothing but a store of ours
         shutil.rmtree(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        store = Store(path)
+        store = Store(path, writable=True)
         require_same(path, store.manifest["identity"], identity)
         damaged = {d.shard for d in store.damage()}
         if damaged:
@@ -237,95 +227,13 @@ def _resume_or_start(
     return Store.create(path, plan=plan, identity=identity, provenance=provenance, table=table, hidden=hidden)
 
 
-def _require_space(store: Store, hidden: int) -> None:
-    n_prompts, n_layers, n_positions, _ = store.manifest["shape"]
+def _require_space(store: Store) -> None:
+    n_prompts, n_layers, n_positions, hidden = store.manifest["shape"]
     left = len(store.plan.shards(n_prompts)) - len(store.finished)
     needed = left * min(store.plan.shard_size, n_prompts) * n_layers * n_positions * hidden * np.dtype(store.plan.dtype).itemsize
     free = free_space(store.path)
     if needed > free:
         raise StoreError(
-            f"{store.path} needs {needed / 1e9:.2f} GB more, {free / 1e9:.2f} GB are free. Expected enough before starting: free some space, give a store on "
+            f"{store.path} needs {size(needed)} more, {size(free)} are free. Expected enough before starting: free some space, give a store on "
             "another disk, ask for fewer layers or positions, or pass dtype='float16'. Nothing finished is lost."
         )
-
-
-def _blocks(
-    chat: ChatModel, plan: Plan, tokens: list[Tokens], table: pd.DataFrame, done: set[int], progress: bool
-) -> Iterator[tuple[int, range, np.ndarray, int]]:
-    """Compute the missing shards one by one: (shard, rows, values, token budget used)."""
-    shards = plan.shards(len(tokens))
-    budget = plan.token_budget
-    kept = sum(len(shards[s]) for s in done)
-    with tqdm(total=len(tokens), initial=kept, desc=f"capture {chat.name}", unit="prompt", disable=not progress) as bar:
-        for number, rows in enumerate(shards):
-            if number in done:
-                continue
-            part = tokens[rows.start : rows.stop]
-            start = bar.n
-            while True:
-                try:
-                    block = _read_shard(chat, plan, part, budget, bar)
-                    break
-                except (torch.OutOfMemoryError, RuntimeError) as error:
-                    budget = _smaller(error, budget, part)
-                    bar.n = start
-            yield number, rows, _require_finite(block, plan, table.iloc[rows.start : rows.stop]), budget
-
-
-def _read_shard(chat: ChatModel, plan: Plan, tokens: list[Tokens], budget: int, bar: Any) -> np.ndarray:
-    order, parts = [], []
-    for rows in batches([len(t) for t in tokens], budget):
-        found = chat.states([tokens[r] for r in rows], layers=plan.layers, positions=plan.positions)
-        order.append(rows)
-        parts.append(_to_host(found))
-        bar.update(len(rows))
-    if chat.device.type == "cuda":
-        torch.cuda.synchronize()
-    block = np.empty((len(tokens), len(plan.layers), len(plan.positions), chat.hidden_size), dtype=np.float32)
-    for rows, part in zip(order, parts, strict=True):
-        block[rows] = part.float().numpy()
-    return block
-
-
-def _to_host(states: torch.Tensor) -> torch.Tensor:
-    """Copy to the CPU; from a GPU without waiting, into pinned memory (read it after a synchronize)."""
-    if states.device.type != "cuda":
-        return states.cpu()
-    return torch.empty(states.shape, dtype=states.dtype, pin_memory=True).copy_(states, non_blocking=True)
-
-
-def _smaller(error: Exception, budget: int, tokens: list[Tokens]) -> int:
-    """Halve the budget after an out-of-memory; raise anything else, or when one prompt alone does not fit."""
-    if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error).lower():
-        raise error
-    longest = max(map(len, tokens))
-    if budget < 2 or budget < longest:
-        raise ModelError(
-            f"Out of memory with one prompt of {longest} tokens per batch. Expected room for at least one: use a smaller dtype or model, device_map='auto', or shorter prompts."
-        ) from error
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    logger.warning("Out of memory with token_budget=%d; going on with %d.", budget, budget // 2)
-    return budget // 2
-
-
-def _require_finite(block: np.ndarray, plan: Plan, table: pd.DataFrame) -> np.ndarray:
-    """Refuse NaN and infinity, naming prompt and layer, and convert to the stored precision."""
-    if not np.isfinite(block).all():
-        prompt, layer, position, _ = np.argwhere(~np.isfinite(block))[0]
-        row = table.iloc[prompt]
-        raise ModelCheckError(
-            f"Prompt {row['prompt_id']} ({row['language']}) has NaN or infinite activations from layer {plan.layers[layer]} at {plan.positions[position]}. "
-            "Expected finite values: load the model in float32 (or bfloat16 instead of float16), or take the prompt out. Finished shards are kept."
-        )
-    if plan.dtype == "float32":
-        return block
-    with np.errstate(over="ignore"):
-        stored = block.astype(plan.dtype)
-    if not np.isfinite(stored).all():
-        prompt, layer, position, _ = np.argwhere(~np.isfinite(stored))[0]
-        raise StoreError(
-            f"Prompt {table.iloc[prompt]['prompt_id']}: activations at layer {plan.layers[layer]}, {plan.positions[position]}, exceed float16 "
-            f"(largest {np.abs(block[prompt, layer]).max():.3g}, limit 65504). Capture with dtype='float32' into a new store. Finished shards are kept."
-        )
-    return stored

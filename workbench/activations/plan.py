@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from workbench.errors import ModelError, StoreError
-from workbench.models.chat import ChatModel, require_positions
-from workbench.models.hooks import layer_of, require_layers
 
 DTYPES = ("float32", "float16")
 
@@ -67,9 +63,14 @@ class Plan:
         """Return the fields as JSON-serialisable values."""
         return {**asdict(self), "layers": list(self.layers), "positions": list(self.positions)}
 
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Plan:
+        """Read back what :meth:`to_dict` returned."""
+        return cls(**{**fields, "layers": tuple(fields["layers"]), "positions": tuple(fields["positions"])})
+
 
 def make_plan(
-    chat: ChatModel, *, layers: str | Sequence[int | str] = "all", positions: str | Sequence[str] = ("t_inst", "t_post_inst"), **options: Any
+    chat: Any, *, layers: str | Sequence[int | str] = "all", positions: str | Sequence[str] = ("t_inst", "t_post_inst"), **options: Any
 ) -> Plan:
     """Check layers and positions against a model and settle the plan.
 
@@ -89,6 +90,9 @@ def make_plan(
     ModelError
         For an unknown layer or position, naming the nearest.
     """
+    from workbench.models.hooks import layer_of, require_layers  # here: opening a store must not import torch
+    from workbench.models.tokens import require_positions
+
     if isinstance(layers, str) and layers != "all":
         layers = [layers]
     chosen = range(chat.n_layers + 1) if layers == "all" else [layer_of(layer) if isinstance(layer, str) else layer for layer in layers]
@@ -98,31 +102,3 @@ def make_plan(
     positions = (positions,) if isinstance(positions, str) else tuple(positions)
     require_positions(positions)
     return Plan(layers=tuple(sorted({int(k) for k in chosen})), positions=positions, **options)
-
-
-def batches(lengths: Sequence[int], token_budget: int) -> Iterator[np.ndarray]:
-    """Group prompts of similar length: longest first, at most ``token_budget`` tokens each, padding included.
-
-    Parameters
-    ----------
-    lengths : sequence of int
-        Tokens per prompt.
-    token_budget : int
-        Rows times longest row; a single longer row makes a batch of its own.
-
-    Yields
-    ------
-    int array
-        Row numbers; every row comes exactly once.
-
-    Examples
-    --------
-    >>> [rows.tolist() for rows in batches([3, 9, 4, 10], 20)]
-    [[3, 1], [2, 0]]
-    """
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    start = 0
-    while start < len(order):
-        rows = max(token_budget // max(int(lengths[order[start]]), 1), 1)
-        yield order[start : start + rows]
-        start += rows

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 #: Configuration entries that say where or how a model was stored, not what it computes.
-_INCIDENTAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache", "_attn_implementation", "attn_implementation"}
+_INCIDENTAL = {
+    "_name_or_path",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "architectures",
+    "use_cache",
+    "attn_implementation",
+    "_attn_implementation",
+}
 
 
 def _cross_section(weight: Tensor) -> Tensor:
@@ -19,9 +28,7 @@ def _cross_section(weight: Tensor) -> Tensor:
         return weight.detach().reshape(-1).float()
     matrix = weight.detach().reshape(-1, weight.shape[-1])
     rows, columns = matrix.shape
-    return torch.cat(
-        [matrix[:, columns // 3], matrix[:, (2 * columns) // 3], matrix[rows // 3], matrix[(2 * rows) // 3]]
-    ).float()
+    return torch.cat([matrix[:, columns // 3], matrix[:, (2 * columns) // 3], matrix[rows // 3], matrix[(2 * rows) // 3]]).float()
 
 
 def _essence(config: Any) -> Any:

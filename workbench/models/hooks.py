@@ -35,7 +35,7 @@ class Parts:
     """The modules of a decoder that the workbench needs, found by structure and not by family name."""
 
     base: nn.Module
-    blocks: Sequence[nn.Module]
+    blocks: nn.ModuleList
     norm: nn.Module | None
 
 
@@ -57,7 +57,8 @@ def find_parts(model: nn.Module) -> Parts:
     ModelError
         If no list of blocks is found where the known families keep one.
     """
-    finders = (lambda: model.get_decoder(), lambda: model.base_model, lambda: model.base_model.get_decoder())
+    known: Any = model
+    finders: tuple[Callable[[], Any], ...] = (lambda: known.get_decoder(), lambda: known.base_model, lambda: known.base_model.get_decoder())
     looked: list[str] = []
     for find in finders:
         try:
@@ -103,7 +104,8 @@ def layer_of(name: str) -> int:
     if not found:
         known = ["embed.hook_out", "blocks.0.hook_in", "blocks.0.hook_out"]
         raise ModelError(
-            f"{name!r} is no site of the residual stream. Expected 'embed.hook_out', 'blocks.K.hook_in' or 'blocks.K.hook_out'.{did_you_mean(name, known)}"
+            f"{name!r} is no site of the residual stream. Expected 'embed.hook_out', 'blocks.K.hook_in' or 'blocks.K.hook_out'."
+            f"{did_you_mean(name, known)}"
         )
     return int(found[1]) + (found[2] in ("hook_out", "hook_resid_post"))
 
@@ -134,6 +136,8 @@ def spans(
     def select(residual: Tensor) -> Tensor:
         device = residual.device
         kept = residual.detach()[row.to(device), last.to(device)]
+        if len(averaged):
+            kept = kept.float()  # a mean is finer than the half-precision states it is taken over
         for p in averaged:
             first, stop = (torch.from_numpy(np.ascontiguousarray(edge[:, p])).to(device).unsqueeze(1) for edge in (starts, ends))
             token = torch.arange(residual.shape[1], device=device).unsqueeze(0)
@@ -297,9 +301,10 @@ def require_layers(chat: Any, layers: Sequence[int]) -> None:
     n = len(chat.parts.blocks)
     unknown = [layer for layer in layers if isinstance(layer, bool) or not isinstance(layer, int | np.integer) or not 0 <= layer <= n]
     if unknown:
+        nearest = sorted({min(max(round(float(u)), 0), n) for u in unknown if isinstance(u, int | float | np.number)}) or [0, n]
         raise ModelError(
-            f"{chat.name} has no layer {', '.join(map(repr, unknown))}: expected whole numbers from 0 (embedding) to {n} (after the last of {n} blocks). "
-            f"The nearest are {sorted({min(max(int(u), 0), n) for u in unknown if isinstance(u, int | float | np.number)}) or [0, n]}."
+            f"{chat.name} has no layer {', '.join(map(repr, unknown))}: expected whole numbers from 0 (embedding) to {n} (after the last block). "
+            f"Nearest: {', '.join(map(str, nearest))}."
         )
 
 

@@ -80,7 +80,7 @@ def load_model(
     >>> base = load_model("/models/my-base", template="plain")  # doctest: +SKIP
     """
     if device is not None and device_map is not None:
-        raise ModelError(f"Both device={device!r} and device_map={device_map!r} were given. Expected one: device for one place, device_map for several.")
+        raise ModelError(f"Both device={device!r} and device_map={device_map!r} were given. Expected one of them: device_map spreads over several.")
     if isinstance(source, nn.Module):
         model, name, path = _in_memory(source, dtype, device, tokenizer)
     else:
@@ -136,7 +136,7 @@ def _directory(source: str) -> Path | None:
         _require_safetensors(path)
         return path
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1 or path.exists():
-        raise ModelError(f"No model directory at {source!r}. Expected a directory with config.json and .safetensors weights, a hub id or 'organism:NAME'.")
+        raise ModelError(f"No model directory at {source!r}. Expected one with config.json and .safetensors weights, a hub id or 'organism:NAME'.")
     return None
 
 
@@ -144,22 +144,20 @@ def _organism(name: str) -> Path:
     root = Path(str(resources.files("workbench.organism"))) / "weights"
     there = sorted(p.name for p in root.iterdir() if (p / "config.json").exists()) if root.is_dir() else []
     if name not in there:
-        raise ModelError(
-            f"There is no organism {name!r}. Expected {', '.join(f'organism:{n}' for n in there) or 'one trained by `workbench organism train` (none is there yet)'}."
-            f"{did_you_mean(name, there)}"
-        )
+        known = ", ".join(f"organism:{n}" for n in there) or "one made by `workbench organism train` (none is there yet)"
+        raise ModelError(f"There is no organism {name!r}. Expected {known}.{did_you_mean(name, there)}")
     return root / name
 
 
 def _require_safetensors(path: Path) -> None:
     if not (path / "config.json").exists():
-        raise ModelError(f"{path} has no config.json, so it is no Hugging Face model directory. Expected config.json, tokenizer files and .safetensors weights.")
+        raise ModelError(f"{path} has no config.json. Expected config.json, tokenizer files and .safetensors weights.")
     if any(path.glob("*.safetensors")):
         return
     pickled = sorted(f.name for f in path.iterdir() if f.suffix in _PICKLES)
     raise ModelError(
-        f"{path} has no .safetensors weights{f' (only {pickled[:3]}, formats that can run code when opened)' if pickled else ''}. Convert them in a place you "
-        "trust with model.save_pretrained(directory), which writes safetensors, and load that directory."
+        f"{path} has no .safetensors weights{f' (only {pickled[:3]}, which can run code when opened)' if pickled else ''}. Expected safetensors: "
+        "convert the weights in a place you trust with model.save_pretrained(directory), and load that directory."
     )
 
 
@@ -193,14 +191,14 @@ def _from_pretrained(name: str, path: Path | None, dtype: torch.dtype | None, de
             + (
                 "check the directory."
                 if path
-                else "check the spelling and the connection, download it first (`hf download ID --local-dir DIR`) and give DIR, or give another directory."
+                else "check the spelling and the connection, or download it where there is one (`hf download ID --local-dir DIR`) and give DIR."
             )
         ) from error
     absent = [*report["missing_keys"], *report["mismatched_keys"]]
     if absent:
         raise ModelError(
-            f"{name}: {len(absent)} weights are missing from the checkpoint or have another shape (first: {list(map(str, absent[:3]))}) and would be random. "
-            "Expected every weight of the architecture in config.json; download the checkpoint again or correct config.json."
+            f"{name}: {len(absent)} weights are missing from the checkpoint or have another shape (first: {list(map(str, absent[:3]))}) and would be "
+            "random. Expected every weight of the architecture in config.json; download the checkpoint again or correct config.json."
         )
     if device_map is None:
         model = model.to(place)
@@ -217,12 +215,13 @@ def _tokenizer(tokenizer: Any, source: str | Path, name: str, trust_remote_code:
             tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=offline, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, ImportError) as error:
             raise ModelError(
-                f"{name}: cannot load a tokenizer from {str(where)!r}: {_first_line(error)} Expected tokenizer files beside the weights; or pass tokenizer=."
+                f"{name}: cannot load a tokenizer from {str(where)!r}: {_first_line(error)} Expected tokenizer files beside the weights, "
+                "or tokenizer= with a tokenizer, a directory or a hub id."
             ) from error
     else:
         tokenizer = copy.deepcopy(tokenizer)
     if not tokenizer.is_fast:
-        raise ModelCheckError(f"{name}: its tokenizer {type(tokenizer).__name__} gives no offsets, so positions cannot be found. Expected a fast one (tokenizer.json).")
+        raise ModelCheckError(f"{name}: its tokenizer {type(tokenizer).__name__} gives no offsets. Expected a fast one (tokenizer.json).")
     return tokenizer
 
 

@@ -80,8 +80,8 @@ def choose_template(tokenizer: Any, template: str | Path | None, *, adds_bos: bo
             own = own.get("default")
         if not own:
             raise ModelError(
-                f"{name}: its tokenizer has no chat template. A base model can be asked with the declared plain template (template=\"plain\", "
-                "on the command line --template plain), without any (template=\"raw\"), or with a .jinja file."
+                f'{name}: its tokenizer has no chat template. A base model can be asked with the declared plain template (template="plain", '
+                'on the command line --template plain), without any (template="raw"), or with a .jinja file.'
             )
         return Template("own", own, _options(own))
     if template == "raw":
@@ -144,7 +144,7 @@ class Renderer:
         self.prefix, self.suffix = "", ""
         if template.kind == "raw":
             if system is not None:
-                raise ModelError(f"{name}: template='raw' has no place for a system prompt. Use template='plain' or the tokenizer's own, or leave system out.")
+                raise ModelError(f"{name}: template='raw' has no place for a system prompt. Leave system out, or use another template.")
             return
         first, second = (self._render(probe) for probe in _SENTINELS)
         self.prefix, found, self.suffix = first.partition(_SENTINELS[0])
@@ -155,7 +155,7 @@ class Renderer:
             )
         if system is not None and system.strip() not in self.prefix + self.suffix:
             raise ModelError(
-                f"{name}: the chat template {template.kind!r} drops the system prompt. Leave system out, put it into the texts, or pass a template that shows it."
+                f"{name}: the chat template {template.kind!r} drops the system prompt. Leave system out, or pass a template that shows it."
             )
 
     def _render(self, text: str) -> str:
