@@ -1,0 +1,34 @@
+"""Pictures: each function takes a result and returns a ``plotly.graph_objects.Figure``; nothing is shown, saved or computed.
+
+Hue is the tier of a language, dash and a direct label its tag, the marker the class of a prompt. Hover names prompts by id.
+"""
+
+from workbench.plots.nulls import auroc_with_nulls
+from workbench.plots.pca import clusters
+from workbench.plots.ranking import auroc_by_layer
+from workbench.plots.refusals import refusal_gap
+from workbench.plots.retrieved import retrieval_by_layer
+from workbench.plots.ridges import projection_ridges
+from workbench.plots.separated import separation
+from workbench.plots.silhouette import silhouettes
+from workbench.plots.style import TEMPLATE
+from workbench.plots.thresholds import threshold_transfer
+from workbench.plots.tokens import tokens_per_character
+from workbench.plots.understood import understanding
+from workbench.plots.variance import variance_shares
+
+__all__ = [
+    "TEMPLATE",
+    "auroc_by_layer",
+    "auroc_with_nulls",
+    "clusters",
+    "projection_ridges",
+    "refusal_gap",
+    "retrieval_by_layer",
+    "separation",
+    "silhouettes",
+    "threshold_transfer",
+    "tokens_per_character",
+    "understanding",
+    "variance_shares",
+]
