@@ -1,0 +1,28 @@
+"""Where harm lies: the direction, whether it and its threshold transfer between languages, and the nulls."""
+
+from workbench.directions.extract import Direction, Directions, Projections, difference_in_means, harm_direction, project, projections
+from workbench.directions.nulls import HarmNulls, harm_nulls, surface_auroc
+from workbench.directions.represented import HarmRepresented, harm_represented
+from workbench.directions.thresholds import Thresholds, thresholds
+from workbench.directions.transfer import AurocTable, LayerChoice, choose_layer, transfer_auroc
+
+__all__ = [
+    "AurocTable",
+    "Direction",
+    "Directions",
+    "HarmNulls",
+    "HarmRepresented",
+    "LayerChoice",
+    "Projections",
+    "Thresholds",
+    "choose_layer",
+    "difference_in_means",
+    "harm_direction",
+    "harm_nulls",
+    "harm_represented",
+    "project",
+    "projections",
+    "surface_auroc",
+    "thresholds",
+    "transfer_auroc",
+]
