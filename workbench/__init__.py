@@ -1,1 +1,75 @@
-"""Workbench: where a multilingual chat model's safety decision fails."""
+"""Workbench: at which stage, layer and language a multilingual chat model's safety decision fails.
+
+Nothing heavy is imported until it is used, so ``import workbench`` is quick::
+
+    import workbench as wb
+
+    run = wb.diagnose("organism:aligned", before="organism:base", prompts="organism", out="runs/demo")
+    wb.build_report(run.folder)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "PromptGrid": "workbench.prompts.grid",
+    "load_prompts": "workbench.prompts.sources",
+    "ChatModel": "workbench.models.chat",
+    "load_model": "workbench.models.load",
+    "untrained_like": "workbench.models.load",
+    "edited": "workbench.models.hooks",
+    "capture": "workbench.activations.capture",
+    "open_store": "workbench.activations.store",
+    "variance_shares": "workbench.geometry",
+    "silhouettes": "workbench.geometry",
+    "find_bottleneck": "workbench.geometry",
+    "separation": "workbench.geometry",
+    "clusters": "workbench.geometry",
+    "retrieval": "workbench.geometry",
+    "harm_direction": "workbench.directions",
+    "project": "workbench.directions",
+    "transfer_auroc": "workbench.directions",
+    "choose_layer": "workbench.directions",
+    "harm_nulls": "workbench.directions",
+    "harm_represented": "workbench.directions",
+    "thresholds": "workbench.directions",
+    "generate": "workbench.behavior.generate",
+    "choose_judge": "workbench.behavior.judges",
+    "refusal_rates": "workbench.behavior.refusal",
+    "diagnose": "workbench.diagnosis.diagnose",
+    "Run": "workbench.diagnosis.run",
+    "build_report": "workbench.report.build",
+    "Result": "workbench.results",
+    "WorkbenchError": "workbench.errors",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+if TYPE_CHECKING:
+    from workbench.activations.capture import capture as capture
+    from workbench.activations.store import open_store as open_store
+    from workbench.behavior.generate import generate as generate
+    from workbench.diagnosis.diagnose import diagnose as diagnose
+    from workbench.diagnosis.run import Run as Run
+    from workbench.models.load import load_model as load_model
+    from workbench.prompts.grid import PromptGrid as PromptGrid
+    from workbench.prompts.sources import load_prompts as load_prompts
+    from workbench.report.build import build_report as build_report
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(_PUBLIC[name]), name)
+        globals()[name] = value
+        return value
+    from workbench.errors import did_you_mean
+
+    raise AttributeError(f"module 'workbench' has no attribute {name!r}.{did_you_mean(name, _PUBLIC)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,327 @@
+"""Prompts in, run folder out: every measurement of the main job, in order, each resumable."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from workbench.activations.capture import capture, too_long
+from workbench.diagnosis import measure
+from workbench.diagnosis.run import Run, write_json
+from workbench.diagnosis.summary import summarise
+from workbench.diagnosis.understanding import understanding
+from workbench.errors import PromptError
+from workbench.models.chat import ChatModel
+from workbench.models.load import load_model, untrained_like
+from workbench.prompts.grid import PromptGrid
+from workbench.prompts.sources import load_prompts
+
+logger = logging.getLogger(__name__)
+
+POSITIONS = ("t_inst", "t_post_inst")
+HEADLINE_POSITION = "t_inst"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The models as they are asked, and the grid that all of them can answer."""
+
+    after: ChatModel
+    before: ChatModel | None
+    grid: PromptGrid
+    reference: list[str]
+    dropped: pd.DataFrame
+
+
+def diagnose(
+    model: Any,
+    *,
+    prompts: str | Path | PromptGrid,
+    before: Any = None,
+    harmless: str | None = None,
+    harmful: str | None = None,
+    subset: str | None = None,
+    languages: Sequence[str] | str | None = None,
+    reference: Sequence[str] | str | None = None,
+    tiers: str | Path | None = None,
+    template: str | None = None,
+    system: str | None = None,
+    limit: int | None = None,
+    refusals: str | Path | None = None,
+    max_new_tokens: int | None = None,
+    strip_punctuation: bool = False,
+    null_seeds: int = 3,
+    seed: int = 0,
+    dtype: str | None = None,
+    device: str | None = None,
+    out: str | Path = "runs/diagnosis",
+    redact: bool = False,
+    trust_remote_code: bool = False,
+    progress: bool = True,
+) -> Run:
+    """Measure where a multilingual chat model's safety decision fails, and write it all to a run folder.
+
+    Parameters
+    ----------
+    model : str, path or HF model in memory
+        The model to diagnose ("after" alignment); also ``"organism:aligned"``.
+    prompts : str, path or PromptGrid
+        ``NAME``, ``NAME:PATH``, a file, or a grid.
+    before : optional
+        The model before alignment; it is asked with the diagnosed model's template.
+    harmless, harmful, subset, languages, limit, tiers, strip_punctuation
+        As in :func:`workbench.prompts.sources.load_prompts`. ``limit`` is meanings per class.
+    reference : sequence of str or "a,b", optional
+        Languages the harm direction and the transferred threshold come from; default the high tier.
+    template, system, dtype, device, trust_remote_code
+        As in :func:`workbench.models.load.load_model`.
+    refusals : path, optional
+        CSV of ``language,text``: openings that count as a refusal.
+    max_new_tokens : int, optional
+        Default: enough for the longest keyed answer where there is a key, else 48.
+    null_seeds : int
+        Untrained copies of the model that harm must beat; fewer than 3 leave "represented" undecided.
+    seed : int
+        Of splits, draws and resamples.
+    out : path
+        Run folder, new or holding an unfinished run of the same request, which is continued.
+    redact : bool
+        Keep no reply text at all once it has been judged.
+    progress : bool
+        Show bars.
+
+    Returns
+    -------
+    Run
+        ``run.folder``, ``run.summary``, ``run.result(name)``.
+
+    Raises
+    ------
+    PromptError, ModelError, StoreMismatchError
+        For input that does not allow a diagnosis, before anything long begins.
+
+    Examples
+    --------
+    >>> run = diagnose("organism:aligned", before="organism:base", prompts="organism", out="runs/demo")  # doctest: +SKIP
+    """
+    grid = _grid(prompts, harmless, harmful, subset, languages, limit, seed, tiers, strip_punctuation)
+    after = load_model(model, template=template, system=system, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    spec = {
+        "model": after.provenance(),
+        "before": None if before is None else str(getattr(before, "name_or_path", before)),
+        "prompts": grid.provenance | {"hash": grid.hash},
+        "reference": _listed(reference),
+        "limit": limit,
+        "null_seeds": null_seeds,
+        "seed": seed,
+        "refusals": None if refusals is None else Path(refusals).name,
+        "max_new_tokens": max_new_tokens,
+        "positions": list(POSITIONS),
+    }
+    run = Run.start(out, spec)
+    earlier = None
+    if before is not None:
+        shared = run.folder / "template.jinja"
+        shared.write_text(after.template.text, encoding="utf-8")
+        given = template if after.template.kind == "raw" else str(shared)
+        earlier = load_model(before, template=given, system=system, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    asked = _ask(after, earlier, grid, _listed(reference), seed)
+    run.update_manifest(
+        before=None if earlier is None else earlier.provenance(),
+        reference=asked.reference,
+        languages={tag: {"name": asked.grid.names.get(tag, tag), "tier": tier} for tag, tier in asked.grid.tiers.items()},
+        splits=asked.grid.provenance.get("splits"),
+        organism=measure.is_organism(after),
+    )
+    run.save("dropped", asked.dropped)
+    _measure(run, asked, refusals=refusals, max_new_tokens=max_new_tokens, null_seeds=null_seeds, seed=seed, redact=redact, progress=progress)
+    run.update_manifest(status="finished")
+    return run
+
+
+def _listed(value: Sequence[str] | str | None) -> list[str] | None:
+    if value is None:
+        return None
+    return [v.strip() for v in value.split(",") if v.strip()] if isinstance(value, str) else list(value)
+
+
+def _grid(
+    prompts: str | Path | PromptGrid,
+    harmless: str | None,
+    harmful: str | None,
+    subset: str | None,
+    languages: Sequence[str] | str | None,
+    limit: int | None,
+    seed: int,
+    tiers: str | Path | None,
+    strip_punctuation: bool,
+) -> PromptGrid:
+    if isinstance(prompts, PromptGrid):
+        given = {"harmless": harmless, "harmful": harmful, "subset": subset, "tiers": tiers}
+        extra = [name for name, value in given.items() if value is not None]
+        if extra:
+            raise PromptError(f"{', '.join(extra)} given together with a PromptGrid. They shape how a set is loaded: pass them to load_prompts instead.")
+        grid = prompts if languages is None else prompts.select(languages=_listed(languages))
+        grid = grid if limit is None else grid.limit(limit, seed=seed)
+        return grid.strip_final_punctuation() if strip_punctuation else grid
+    return load_prompts(
+        prompts,
+        harmless=harmless,
+        harmful=harmful,
+        subset=subset,
+        languages=_listed(languages),
+        limit=limit,
+        seed=seed,
+        tiers=tiers,
+        strip_punctuation=strip_punctuation,
+    )
+
+
+def _ask(after: ChatModel, before: ChatModel | None, grid: PromptGrid, reference: list[str] | None, seed: int) -> Asked:
+    """Leave out what cannot be measured, with the reason, and settle splits and reference languages."""
+    dropped = []
+    for chat in [after] if before is None else [after, before]:
+        long = too_long(chat, grid)
+        if len(long):
+            for language, part in long.groupby("language", sort=False):
+                reason = f"longer than the context of {chat.context} tokens ({int(part['n_tokens'].min())} to {int(part['n_tokens'].max())}): {chat.name}"
+                dropped.append({"what": "prompts", "language": language, "n": len(part), "reason": reason})
+            kept = grid.frame[~grid.frame["prompt_id"].isin(long["prompt_id"])]
+            if kept.empty:
+                raise PromptError(f"No prompt fits the context of {chat.context} tokens of {chat.name}. Expected shorter prompts, or a model with a longer context.")
+            grid = PromptGrid(kept.reset_index(drop=True))
+    grid, unusable = grid.drop_unusable()
+    tables = [table for table in (pd.DataFrame(dropped), unusable) if len(table)]
+    listed = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"what": [], "language": [], "n": [], "reason": []})
+    grid = grid.with_splits(seed=seed)
+    return Asked(after, before, grid, grid.reference(reference), listed)
+
+
+def _measure(
+    run: Run,
+    asked: Asked,
+    *,
+    refusals: str | Path | None,
+    max_new_tokens: int | None,
+    null_seeds: int,
+    seed: int,
+    redact: bool,
+    progress: bool,
+) -> None:
+    grid, reference = asked.grid, asked.reference
+    stores = run.folder / "activations"
+    acts = capture(asked.after, grid, positions=POSITIONS, store=stores / "after.zarr", progress=progress)
+    earlier = None if asked.before is None else capture(asked.before, grid, positions=POSITIONS, store=stores / "before.zarr", progress=progress)
+    untrained = [
+        capture(untrained_like(asked.after, s), grid, positions=POSITIONS, store=stores / f"untrained-{s}.zarr", progress=progress)
+        for s in range(seed, seed + null_seeds)
+    ]
+    run.save("prompts", measure.prompt_table(acts, grid))
+    run.save("tokens_per_character", measure.tokens_per_character(acts))
+
+    layers, represented, auroc, thresholds = _harm(run, asked, acts, earlier, untrained, seed)
+    bottleneck = _geometry(run, asked, acts, earlier, untrained, layers, seed)
+
+    outcomes, refusal = measure.behaviour(
+        run, asked.after, grid, refusals=refusals, max_new_tokens=max_new_tokens, redact=redact, progress=progress
+    )
+    run.save("outcomes", outcomes)
+    run.save("refusal", refusal)
+
+    answers = refusal[(refusal["statistic"] == "answer_accuracy")]
+    retrieval = run.result("retrieval").table if "retrieval" in run.results else None
+    bits = None
+    if answers.empty:
+        bits = measure.bits(asked.after, grid, rng=np.random.default_rng(seed))
+        run.save("bits_per_byte", bits)
+    known = understanding(grid.tiers, answers=answers, retrieval=measure.headline_retrieval(retrieval, POSITIONS), bits=bits)
+    run.save("understanding", known)
+
+    names = {"name": asked.after.name, "fingerprint": asked.after.fingerprint}
+    earlier_names = None if asked.before is None else {"name": asked.before.name, "fingerprint": asked.before.fingerprint}
+    summary = summarise(
+        model=names | {"template": asked.after.template.hash, "system": asked.after.system},
+        before=earlier_names,
+        tiers=grid.tiers,
+        bottleneck=bottleneck,
+        refusal=refusal,
+        represented=represented,
+        auroc=auroc,
+        thresholds=thresholds,
+        understanding=known,
+        headline_position=HEADLINE_POSITION,
+    )
+    write_json(run.folder / "summary.json", summary)
+
+
+def _harm(
+    run: Run, asked: Asked, acts: xr.Dataset, earlier: xr.Dataset | None, untrained: Sequence[xr.Dataset], seed: int
+) -> tuple[dict[str, int], pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Where harm lies, whether the claim survives its nulls, and whether the threshold transfers."""
+    from workbench.directions import choose_layer, harm_direction, harm_nulls, harm_represented, project, projections, thresholds, transfer_auroc
+
+    reference = asked.reference
+    directions = harm_direction(acts, reference, split="fit")
+    directions.save(run.folder / "results" / "harm_direction.safetensors")
+    scores = project(acts, directions)
+    auroc = transfer_auroc(scores, reference, split="score")
+    choice = choose_layer(scores, reference, split="select")
+    layers = choice.layers()
+    nulls = harm_nulls(acts, reference, untrained=untrained, surface=measure.surface_features(asked.grid, acts), rng=np.random.default_rng(seed))
+    represented = harm_represented(auroc, nulls, layers)
+    moved = thresholds(scores, reference, layers)
+    run.save("layer_choice", choice)
+    run.save("nulls", nulls)
+    run.save("harm_represented", represented)
+    run.save("thresholds", moved)
+    run.save("projections", projections(scores, layers))
+    tables = [auroc.table.assign(model="after")]
+    if earlier is not None:
+        own = harm_direction(earlier, reference, split="fit")
+        tables.append(transfer_auroc(project(earlier, own), reference, split="score").table.assign(model="before"))
+    both = pd.concat(tables, ignore_index=True)
+    run.save("auroc", both, auroc.provenance)
+    return layers, represented.table, both, moved.table
+
+
+def _geometry(
+    run: Run,
+    asked: Asked,
+    acts: xr.Dataset,
+    earlier: xr.Dataset | None,
+    untrained: Sequence[xr.Dataset],
+    layers: dict[str, int],
+    seed: int,
+) -> pd.DataFrame:
+    """Language against meaning by layer, the bottleneck, retrieval and clusters; on the complete part of the grid."""
+    from workbench.geometry import clusters, find_bottleneck, retrieval, separation, silhouettes, variance_shares
+
+    complete = measure.complete_rows(acts)
+    shares, profiles, verdicts = [], [], []
+    for name, data in (("after", acts), ("before", earlier)):
+        if data is None:
+            continue
+        whole = data.isel(prompt=complete)
+        shares.append(variance_shares(whole).table.assign(model=name))
+        profile = silhouettes(whole, rng=np.random.default_rng(seed))
+        profiles.append(profile.table.assign(model=name))
+        verdicts.append(find_bottleneck(profile, n_layers=asked.after.n_layers, rng=np.random.default_rng(seed)).table.assign(model=name))
+    run.save("variance_shares", pd.concat(shares, ignore_index=True))
+    run.save("silhouettes", pd.concat(profiles, ignore_index=True))
+    bottleneck = run.save("bottleneck", pd.concat(verdicts, ignore_index=True)).table
+
+    control = untrained[0].isel(prompt=complete) if untrained else None
+    run.save("retrieval", retrieval(acts.isel(prompt=complete), asked.reference, control=control, rng=np.random.default_rng(seed)))
+    shown = measure.shown_layers(asked.after.n_layers, layers.values())
+    points = clusters(acts, before=earlier, layers=shown, rng=np.random.default_rng(seed))
+    run.save("clusters", points)
+    run.save("cluster_axes", points.axes())
+    run.save("separation", separation(acts, earlier))
+    return bottleneck

@@ -1,0 +1,164 @@
+"""The small measurements of a diagnosis that belong to no other room."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from workbench.behavior.generate import generate
+from workbench.behavior.judges import choose_judge
+from workbench.behavior.refusal import refusal_rates
+from workbench.diagnosis.run import Run
+from workbench.models.chat import ChatModel
+from workbench.models.compression import bits_per_byte
+from workbench.prompts.grid import PromptGrid
+
+DEFAULT_NEW_TOKENS = 48
+BITS_PROMPTS = 40  # harmless prompts per language whose text is weighed
+MOST_LAYERS = 13  # layers that a scatter with a slider shows
+
+
+def is_organism(chat: ChatModel) -> bool:
+    """Whether the model is an organism, whose results say nothing about real languages."""
+    return chat.path is not None and (chat.path / "organism.json").exists()
+
+
+def prompt_table(acts: xr.Dataset, grid: PromptGrid) -> pd.DataFrame:
+    """List the prompts measured, by id and labels, without their text."""
+    columns = ["prompt_id", "meaning_id", "language", "tier", "harmful", "category", "split", "source"]
+    sizes = pd.DataFrame({"prompt_id": acts["prompt"].values.astype(str), "n_tokens": acts["n_tokens"].values, "n_chars": acts["n_chars"].values})
+    return grid.frame[columns].merge(sizes, on="prompt_id", how="left")
+
+
+def mean_interval(values: np.ndarray, rng: np.random.Generator, resamples: int = 500) -> tuple[float, float, float]:
+    """Mean with a 95 % bootstrap interval over prompts."""
+    draws = rng.integers(0, len(values), size=(resamples, len(values)))
+    low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)
+
+
+def tokens_per_character(acts: xr.Dataset) -> pd.DataFrame:
+    """Mean tokens per character of the user's text, by language: how finely the tokenizer cuts each language."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({c: acts[c].values for c in ("language", "tier", "n_chars")} | {"ratio": _tokens_of_text(acts)})
+    rows = []
+    for language, part in table.groupby("language", sort=False):
+        value, low, high = mean_interval(part["ratio"].to_numpy(), rng)
+        rows.append({"language": language, "tier": part["tier"].iloc[0], "value": value, "low": low, "high": high, "n": len(part)})
+    return pd.DataFrame(rows)
+
+
+def _tokens_of_text(acts: xr.Dataset) -> np.ndarray:
+    tokens = acts["n_inst"].values if "n_inst" in acts.coords else acts["n_tokens"].values
+    return tokens / np.maximum(acts["n_chars"].values, 1)
+
+
+def surface_features(grid: PromptGrid, acts: xr.Dataset) -> pd.DataFrame:
+    """What a model that reads nothing could use: lengths and the class of the last character."""
+    final = {row.prompt_id: _character_class(row.text) for row in grid.frame.itertuples()}
+    ids = acts["prompt"].values.astype(str)
+    return pd.DataFrame(
+        {"prompt_id": ids, "n_chars": acts["n_chars"].values, "n_tokens": acts["n_tokens"].values, "final_char": [final[i] for i in ids]}
+    )
+
+
+def _character_class(text: str) -> str:
+    last = text.rstrip()[-1:]
+    if not last:
+        return "empty"
+    folded = unicodedata.normalize("NFKC", last)
+    folded = {"。": ".", "؟": "?", "।": ".", "።": "."}.get(folded, folded)
+    return folded if unicodedata.category(folded[0]).startswith("P") else "letter"
+
+
+def complete_rows(acts: xr.Dataset) -> np.ndarray:
+    """Rows whose meaning is there in every language, so that language and meaning can be told apart."""
+    frame = pd.DataFrame({"meaning": acts["meaning_id"].values.astype(str), "language": acts["language"].values.astype(str)})
+    everywhere = frame.groupby("meaning")["language"].nunique() == frame["language"].nunique()
+    return np.flatnonzero(frame["meaning"].map(everywhere).to_numpy())
+
+
+def shown_layers(n_layers: int, wanted: Iterable[int]) -> list[int]:
+    """Choose evenly spaced layers for a slider, the wanted ones among them."""
+    if n_layers + 1 <= MOST_LAYERS:
+        return list(range(n_layers + 1))
+    spaced = {round(k) for k in np.linspace(0, n_layers, MOST_LAYERS - 2)}
+    return sorted(spaced | {int(k) for k in wanted})
+
+
+def headline_retrieval(table: pd.DataFrame | None, positions: Iterable[str]) -> pd.DataFrame | None:
+    """Keep one row per language: the position whose chosen layer retrieves best on the select split."""
+    if table is None or table.empty:
+        return None
+    chosen = table[table["chosen"]]
+    for position in positions:
+        part = chosen[chosen["position"] == position]
+        if part["value"].notna().any():
+            return part
+    return None
+
+
+def bits(chat: ChatModel, grid: PromptGrid, *, rng: np.random.Generator) -> pd.DataFrame:
+    """Bits per byte of harmless prompts by language; 8 is a model that knows nothing."""
+    rows = []
+    for tag, tier in grid.tiers.items():
+        texts = grid.select(languages=[tag], harmful=False).frame["text"].tolist()[:BITS_PROMPTS]
+        values = np.asarray(bits_per_byte(chat, texts), dtype=float)
+        values = values[np.isfinite(values)]
+        if not len(values):
+            continue
+        value, low, high = mean_interval(values, rng)
+        rows.append({"language": tag, "tier": tier, "value": value, "low": low, "high": high, "n": len(values)})
+    return pd.DataFrame(rows, columns=["language", "tier", "value", "low", "high", "n"])
+
+
+def behaviour(
+    run: Run,
+    chat: ChatModel,
+    grid: PromptGrid,
+    *,
+    refusals: str | Path | None,
+    max_new_tokens: int | None,
+    redact: bool,
+    progress: bool,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Generate, judge, and count refusals on the score split; replies stay in one private file of the run folder."""
+    judge = choose_judge(grid, chat, refusals=refusals)
+    asked = grid if needs_more_than_scored(judge) else grid.select(split="score")
+    path = run.folder / "replies.jsonl"
+    replies = generate(chat, asked, max_new_tokens=max_new_tokens or _enough_tokens(chat, grid), out=path, progress=progress)
+    outcomes = judge.outcomes(replies, asked)
+    if redact:
+        path.unlink(missing_ok=True)
+    scored = grid.select(split="score")
+    outcomes = outcomes[outcomes["prompt_id"].isin(scored.frame["prompt_id"])].reset_index(drop=True)
+    rates = refusal_rates(outcomes, scored).table.assign(model="after")
+    labels = scored.frame[["prompt_id", "language", "harmful"]]
+    return outcomes.merge(labels, on="prompt_id", how="left").assign(model="after"), rates
+
+
+def needs_more_than_scored(judge: Any) -> bool:
+    """Whether a judge learns from replies to prompts that are not scored."""
+    return bool(getattr(judge, "learns", False))
+
+
+def _enough_tokens(chat: ChatModel, grid: PromptGrid) -> int:
+    if "answer" not in grid.frame or grid.frame["answer"].isna().all():
+        return DEFAULT_NEW_TOKENS
+    keys = [grid.frame["answer"].dropna()] + ([grid.frame["refusal"].dropna()] if "refusal" in grid.frame else [])
+    texts = pd.unique(pd.concat(keys)).tolist()
+    return 2 + max(len(ids) for ids in chat.tokenizer(texts, add_special_tokens=False)["input_ids"])
+
+
+def organism_record(chat: ChatModel) -> dict[str, Any] | None:
+    """The organism's own record, if the model is one."""
+    if chat.path is None or not (chat.path / "organism.json").exists():
+        return None
+    return json.loads((chat.path / "organism.json").read_text(encoding="utf-8"))
