@@ -25,7 +25,6 @@ from workbench.errors import DataError
 from workbench.results import Result
 from workbench.statistics import auroc_p_value, auroc_score_interval, holm, max_quantile
 
-
 #: What the AUROC must beat, and its name in a sentence.
 CONTROLS = {
     "null_labels_95": "permuted test labels",
@@ -93,7 +92,7 @@ def harm_represented(auroc: AurocTable, nulls: HarmNulls, layers: Mapping[str, i
             )
         cases = list(part.itertuples())
         limits = [_limits(nulls.table, position, layer, str(case.language)) for case in cases]
-        highest = [max(limit[name] for name in CONTROLS) for limit in limits]  # NaN (a control not measured) never beats anything
+        highest = [float(np.max([limit[name] for name in CONTROLS])) for limit in limits]  # NaN (not measured) is never beaten
         p_values = holm([auroc_p_value(case.value, high, case.n_harmful, case.n_harmless) for case, high in zip(cases, highest, strict=True)])
         for case, limit, p in zip(cases, limits, p_values, strict=True):
             low, high = auroc_score_interval(case.value, case.n_harmful, case.n_harmless, confidence)

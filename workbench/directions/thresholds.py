@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from workbench.directions.transfer import language_rows
+from workbench.directions.transfer import LayerChoice, language_rows
 from workbench.errors import DataError
 from workbench.geometry.cells import labels_of, tiers_of
 from workbench.results import Result
@@ -54,7 +54,7 @@ class Thresholds(Result):
 def thresholds(
     scores: xr.DataArray,
     reference: Sequence[str],
-    layers: Mapping[str, int],
+    layers: Mapping[str, int] | LayerChoice,
     *,
     select: str | None = "select",
     split: str | None = "score",
@@ -68,7 +68,7 @@ def thresholds(
         Projections on the harm direction.
     reference : sequence of str
         Languages whose pooled select rows set the transferred threshold.
-    layers : mapping
+    layers : mapping or LayerChoice
         Position -> layer, from :func:`choose_layer`.
     select, split : str
         Meanings that set thresholds, and meanings that are decided. They must differ.
@@ -88,7 +88,7 @@ def thresholds(
     pooled = np.concatenate(list(language_rows(labels, select, reference).values()))
     known = [int(k) for k in scores["layer"].values]
     rows = []
-    for position, layer in layers.items():
+    for position, layer in (layers.layers if isinstance(layers, LayerChoice) else layers).items():
         if position not in scores["position"].values or layer not in known:
             raise DataError(
                 f"No projections at layer {layer}, position {position!r}. Expected layers {known} and positions {list(scores['position'].values)}."

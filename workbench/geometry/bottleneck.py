@@ -169,7 +169,7 @@ def find_bottleneck(
     *,
     margin: float = MARGIN,
     confidence: float = 0.95,
-    resamples: int = 1000,
+    resamples: int | None = None,
     n_layers: int | None = None,
     rng: np.random.Generator | None = None,
     **options: Any,
@@ -182,8 +182,8 @@ def find_bottleneck(
         What :func:`silhouettes` returned in this session, or activations (then ``options`` go to it).
     margin : float
         Least rise over both ends, in silhouette units.
-    resamples : int
-        Draws of meaning weights for the layer range.
+    resamples : int, optional
+        Draws of meaning weights for the layer range; default as in the silhouettes (300).
     n_layers : int, optional
         Number of blocks, to which 25 % and 75 % refer; default the deepest captured layer.
     rng : Generator, optional
@@ -207,6 +207,7 @@ def find_bottleneck(
         raise DataError(
             "These silhouettes were loaded from a file, which keeps the table only. Expected the activations, or silhouettes(...) of this session."
         )
+    resamples = resamples or int(source.provenance.get("resamples", 300))
     layers = source.influence["layer"].values.astype(int)
     depth = n_layers or int(layers.max())
     values = source.table[source.table["statistic"] == "difference"].set_index(["position", "layer"])["value"]

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from workbench.errors import DataError, did_you_mean
 from workbench.geometry.cells import complete_cells, each_layer, labels_of, provenance_of
 from workbench.results import Result
-from workbench.statistics import jackknife_influence, jackknife_interval, max_quantile, wilson
+from workbench.statistics import jackknife_influence, max_quantile, wilson
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,21 @@ def _one_language(states: np.ndarray, a: int, references: list[int], shuffles: n
     hits, gains = hits / pairs, gains / pairs
     value = float(hits.mean())
     without = (hits.sum() - hits + gains) / (n - 1)
-    low, high = jackknife_interval(value, jackknife_influence(np.asarray(value), without))
-    score = wilson(value * n, n)
-    return value, max(0.0, min(float(low), score.low)), min(1.0, max(float(high), score.high)), null / pairs
+    low, high = _interval(value, without, n)
+    return value, low, high, null / pairs
+
+
+def _interval(value: float, without: Float[np.ndarray, " meaning"], n: int) -> tuple[float, float]:
+    """Wilson's interval for as many independent trials as the jackknife variance is worth.
+
+    Hits of one meaning are averaged over directions and references, so n meanings are worth more than n trials. Where
+    the jackknife sees no variance (all right, or all wrong) they count as n.
+    """
+    influence = jackknife_influence(np.asarray(value), without)
+    variance = float((influence**2).sum()) / (n * (n - 1))
+    trials = float(np.clip(value * (1 - value) / variance, n / 2, 4 * n)) if variance > 0 and 0 < value < 1 else float(n)
+    low, high = wilson(value * trials, trials)
+    return low, high
 
 
 def retrieval(
@@ -122,7 +134,7 @@ def retrieval(
     Returns
     -------
     Retrieval
-        ``low``, ``high``: jackknife over meanings joined with the Wilson interval; ``null_95``: 95 % quantile of the
+        ``low``, ``high``: Wilson's interval with the jackknife variance over meanings; ``null_95``: 95 % quantile of the
         maximum over layers with permuted translations; ``chosen``: the layer chosen on ``select``.
 
     References

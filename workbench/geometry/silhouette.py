@@ -208,6 +208,7 @@ def silhouettes(
     *,
     split: str | None = None,
     positions: Sequence[str] | None = None,
+    resamples: int = 300,
     permutations: int = 200,
     max_meanings: int = 64,
     confidence: float = 0.95,
@@ -221,6 +222,8 @@ def silhouettes(
     ----------
     acts : Dataset
         Activations (prompt, layer, position, hidden) of a complete grid; may be lazy, one layer is read at a time.
+    resamples : int
+        Draws of meaning weights that :func:`find_bottleneck` takes for the range of the best layer.
     permutations : int
         Draws of meaning labels permuted within each language, the same in all layers; 0 leaves the null out.
     max_meanings : int
@@ -301,6 +304,7 @@ def silhouettes(
             meanings=cells.meanings,
             n_meanings=n,
             permutations=permutations,
+            resamples=resamples,
             confidence=confidence,
             interval="jackknife over meanings",
             null="meaning labels permuted within language",
