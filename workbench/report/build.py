@@ -1,0 +1,327 @@
+"""Build a run's figures and its one-file report from the run folder alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from workbench.errors import DataError
+from workbench.report import captions
+from workbench.report.language_table import language_rows, verdict
+from workbench.report.limits import limits
+from workbench.report.record import RunRecord
+from workbench.report.wording import compact, estimate, number
+
+log = logging.getLogger(__name__)
+
+_CONFIG = {"displaylogo": False, "responsive": True}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawn figure, or the reason why there is none."""
+
+    name: str
+    html: str = ""
+    caption: str = ""
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table below the figures of a section."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One stage of the diagnosis, or the geometry."""
+
+    id: str
+    title: str
+    question: str
+    figures: list[Figure] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def build_report(run_folder: str | Path) -> Path:
+    """Draw every figure of a run and write ``report.html``, one file that opens offline.
+
+    Parameters
+    ----------
+    run_folder : path
+        What ``diagnose`` wrote. Only ``manifest.json``, ``summary.json`` and ``results/*.parquet`` are read; a missing table becomes a
+        sentence that says so.
+
+    Returns
+    -------
+    Path
+        ``report.html`` in the run folder. Each figure is also a file of its own in ``figures/``. The same folder gives the same bytes.
+
+    Raises
+    ------
+    DataError
+        If the folder holds no run.
+    """
+    import jinja2
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    run = RunRecord.read(run_folder)
+    rows = language_rows(run)
+    sections = _sections(run)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(resources.files("workbench.report").joinpath("template.html").read_text(encoding="utf-8"))
+    page = template.render(
+        run=run,
+        facts=_facts(run),
+        rows=rows,
+        verdict=verdict(run, rows),
+        sections=sections,
+        dropped=_dropped(run),
+        limits=limits(run),
+        provenance=_provenance(run),
+        tier_colours=_tier_colours(),
+        doubtful=_doubtful(run),
+        notes=[str(note) for note in run.find("summary.notes", "manifest.notes") or []],
+        plotly_js=Markup(get_plotlyjs()),
+    )
+    path = run.folder / "report.html"
+    draft = path.with_suffix(".html.draft")
+    draft.write_text(page, encoding="utf-8")
+    draft.replace(path)
+    return path
+
+
+def _figure(
+    run: RunRecord,
+    name: str,
+    needs: str,
+    draw: Callable[[pd.DataFrame], Any],
+    caption: Callable[[RunRecord, pd.DataFrame], str],
+    model: str | None = "after",
+) -> Figure:
+    """Draw one figure, save it on its own, and return it for the page; without its table, say so."""
+    from markupsafe import Markup
+
+    table = run.table(needs, model=model)
+    if table is None:
+        return Figure(name, missing=f"Not measured in this run: there is no table “{needs}”.")
+    try:
+        figure, sentence = draw(table), caption(run, table)
+    except DataError as error:
+        log.warning("figure %s was not drawn: %s", name, error)
+        return Figure(name, missing=f"Not drawn: {error}")
+    div = f"fig-{name}"
+    folder = run.folder / "figures"
+    folder.mkdir(exist_ok=True)
+    figure.write_html(folder / f"{name}.html", include_plotlyjs="directory", div_id=div, auto_play=False, config=_CONFIG)
+    html = figure.to_html(full_html=False, include_plotlyjs=False, div_id=div, auto_play=False, config=_CONFIG)
+    return Figure(name, Markup(html), sentence)
+
+
+def _sections(run: RunRecord) -> list[Section]:
+    from workbench import plots
+
+    refusal, bottleneck, layers = run.table("refusal"), run.table("bottleneck"), _chosen_layer(run)
+    thresholds, axes = run.table("thresholds"), run.table("cluster_axes", model=None)
+
+    def figure(
+        name: str, needs: str, draw: Callable[[pd.DataFrame], Any], caption: Callable[[RunRecord, pd.DataFrame], str], model: str | None = "after"
+    ) -> Figure:
+        return _figure(run, name, needs, draw, caption, model)
+
+    return [
+        Section(
+            "understood",
+            "Understood",
+            "Does the model understand a request in this language?",
+            [
+                figure("understanding", "understanding", plots.understanding, captions.understanding),
+                figure("retrieval", "retrieval", plots.retrieval_by_layer, captions.retrieval),
+                figure("tokens_per_character", "tokens_per_character", plots.tokens_per_character, captions.tokens_per_character),
+            ],
+            _bits_per_byte(run),
+        ),
+        Section(
+            "represented",
+            "Represented",
+            "Is harm in the residual stream, along the direction found in the reference languages?",
+            [
+                figure("auroc_by_layer", "auroc", lambda t: plots.auroc_by_layer(t, refusal=refusal), captions.auroc),
+                figure("auroc_with_nulls", "harm_represented", plots.auroc_with_nulls, captions.nulls),
+            ],
+        ),
+        Section(
+            "calibrated",
+            "Calibrated",
+            "Does the threshold of the reference languages fit the others?",
+            [
+                figure("projection_ridges", "projections", lambda t: plots.projection_ridges(t, thresholds=thresholds), captions.projections),
+                figure("threshold_transfer", "thresholds", plots.threshold_transfer, captions.thresholds),
+            ],
+        ),
+        Section(
+            "behaviour",
+            "Behaviour",
+            "Does the model refuse what it should, and only that?",
+            [
+                figure(
+                    "refusal_gap",
+                    "refusal",
+                    plots.refusal_gap,
+                    lambda r, t: captions.refusal(r, t[t["model"] == "after"] if "model" in t else t),
+                    None,
+                )
+            ],
+            _reply_forms(run),
+        ),
+        Section(
+            "geometry",
+            "Geometry",
+            "Is a layer organised by meaning rather than language, and where do the classes lie?",
+            [
+                figure(
+                    "variance_shares",
+                    "variance_shares",
+                    lambda t: plots.variance_shares(t, bottleneck=bottleneck),
+                    lambda r, t: captions.variance_shares(r, _after(t)),
+                    None,
+                ),
+                figure(
+                    "silhouettes",
+                    "silhouettes",
+                    lambda t: plots.silhouettes(t, bottleneck=bottleneck),
+                    lambda r, t: captions.silhouettes(r, _after(t)),
+                    None,
+                ),
+                figure("clusters", "clusters", lambda t: plots.clusters(t, axes=axes, layer=layers), captions.clusters, None),
+                figure("separation", "separation", lambda t: plots.separation(t, layer=layers), captions.separation, None),
+            ],
+            _bottlenecks(run),
+            [] if run.before else ["No model before alignment was given (--before), so nothing is compared with one."],
+        ),
+    ]
+
+
+def _after(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["model"] == "after"] if "model" in table else table
+
+
+def _chosen_layer(run: RunRecord) -> int | None:
+    """Return the layer that the reference languages chose at the last position listed."""
+    table = run.table("harm_represented")
+    return None if table is None else int(table["layer"].iloc[-1])
+
+
+def _bottlenecks(run: RunRecord) -> list[Table]:
+    table = run.table("bottleneck", model=None)
+    if table is None:
+        return [Table("Semantic bottleneck", ["verdict"], [["not assessed: there is no table “bottleneck” in this run"]])]
+    rows = []
+    for _, row in table.iterrows():
+        found = str(row["verdict"]) == "bottleneck"
+        where = f"{number(row['layer'], '.0f')} ({number(row['low'], '.0f')} to {number(row['high'], '.0f')})" if found else "–"
+        rows.append([str(row["position"]), str(row.get("model", "after")), str(row["verdict"]), where, str(row["reason"])])
+    return [Table("Semantic bottleneck", ["position", "model", "verdict", "layer (range)", "reason"], rows)]
+
+
+def _bits_per_byte(run: RunRecord) -> list[Table]:
+    table = run.table("bits_per_byte")
+    if table is None:
+        return []
+    order = list(run.tiers)
+    table = table.sort_values("language", key=lambda column: column.map({tag: i for i, tag in enumerate(order)}), kind="stable")
+    rows = [[str(r["language"]), str(r["tier"]), estimate(r.to_dict()), str(int(r["n"]))] for _, r in table.iterrows()]
+    return [
+        Table("Bits per byte of the requests", ["language", "tier", "bits per byte", "n"], rows, "8 is guessing among all bytes; lower is better.")
+    ]
+
+
+def _reply_forms(run: RunRecord) -> list[Table]:
+    table = run.table("refusal")
+    names = {"answer_accuracy": "harmless answers right", "garbled": "garbled", "off_language": "in another language"}
+    if table is None or not table["statistic"].isin(names).any():
+        return []
+    present = [s for s in names if (table["statistic"] == s).any()]
+    cells = {(r["language"], r["statistic"]): estimate(r.to_dict(), form=".0%") for _, r in table.iterrows()}
+    rows = [[tag, tier, *[cells.get((tag, s), "–") for s in present]] for tag, tier in run.tiers.items()]
+    judges = ", ".join(dict.fromkeys(table["judge"].astype(str))) if "judge" in table else "unknown"
+    return [Table("Form of the replies", ["language", "tier", *[names[s] for s in present]], rows, f"Judge: {judges}.")]
+
+
+def _dropped(run: RunRecord) -> list[list[str]]:
+    table = run.table("dropped", model=None)
+    if table is None:
+        return []
+    return [
+        [str(r["what"]), "" if pd.isna(r["language"]) else str(r["language"]), compact(None if pd.isna(r["n"]) else int(r["n"])), str(r["reason"])]
+        for _, r in table.iterrows()
+    ]
+
+
+def _doubtful(run: RunRecord) -> list[str]:
+    table = run.table("refusal")
+    if table is None or "validated" not in table:
+        return []
+    return list(dict.fromkeys(table.loc[~table["validated"].astype(bool), "language"].astype(str)))
+
+
+def _facts(run: RunRecord) -> list[tuple[str, str]]:
+    prompts = run.table("prompts")
+    grid = compact(run.find("manifest.grid", "manifest.prompts", "manifest.spec.prompts"))
+    if prompts is not None and "meaning_id" in prompts:
+        grid = f"{len(prompts)} prompts, {prompts['meaning_id'].nunique()} meanings, {prompts['language'].nunique()} languages; {grid}"
+    versions = run.find("manifest.versions", "summary.versions")
+    return [
+        ("Model", run.model),
+        ("Before alignment", run.before or "none given"),
+        ("Prompts", grid),
+        ("Reference languages", ", ".join(run.reference) or "none"),
+        (
+            "Template",
+            compact(
+                run.find("manifest.template", "summary.model.template", "manifest.model.template", "manifest.spec.template") or "the model's own"
+            ),
+        ),
+        ("System prompt", _system(run)),
+        ("Seed", compact(run.find("manifest.seed", "manifest.spec.seed"))),
+        ("Versions", compact(versions).replace("; ", ", ") if versions else "not recorded"),
+    ]
+
+
+def _system(run: RunRecord) -> str:
+    given = run.find("manifest.system", "summary.model.system", "manifest.model.system", "manifest.spec.system")
+    return "none" if given is None else compact(given)
+
+
+def _provenance(run: RunRecord) -> list[tuple[str, str]]:
+    """Flatten the manifest, one line per entry."""
+    lines: list[tuple[str, str]] = []
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), inner)
+        else:
+            lines.append((prefix, compact(value)))
+
+    walk("", run.manifest)
+    return lines
+
+
+def _tier_colours() -> dict[str, str]:
+    from workbench.plots.style import TIER_COLOURS
+
+    return dict(TIER_COLOURS)

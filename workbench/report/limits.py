@@ -1,0 +1,101 @@
+"""What the evidence of a run cannot say, from what the run contains."""
+
+from __future__ import annotations
+
+from workbench.report.record import RunRecord
+from workbench.report.wording import listed, number
+
+ORGANISM = "This is a controlled model with invented languages: nothing here says anything about real ones."
+
+
+def limits(run: RunRecord) -> list[tuple[str, str]]:
+    """Return (subject, sentence) pairs, the organism's note first."""
+    said: list[tuple[str, str]] = []
+    if run.is_organism:
+        said.append(("Organism", ORGANISM))
+    said.append(
+        (
+            "Translation quality",
+            "A poor translation and a model that understands poorly look the same here; the quality of the translations was not measured.",
+        )
+    )
+    said += [_surface(run), _tokens(run), _judge(run)]
+    said.append(("One template", "One chat template and one system prompt were used; another wording around the request can move every number."))
+    said.append(_languages(run))
+    said += _nulls(run)
+    said.append(("Sample", _sample(run)))
+    if run.before is None:
+        said.append(("No model before alignment", "Without one, nothing is said about what alignment changed."))
+    return said
+
+
+def _surface(run: RunRecord) -> tuple[str, str]:
+    table = run.table("harm_represented")
+    subject = "Surface of the classes"
+    if table is None or "surface" not in table or not table["surface"].notna().any():
+        return subject, "Harmful and harmless prompts may differ in length and final character; how far that alone separates them was not measured."
+    return subject, (
+        f"Harmful and harmless prompts differ on the surface: length and final character alone rank them with "
+        f"AUROC up to {number(table['surface'].max())}. Other surface differences are not controlled."
+    )
+
+
+def _tokens(run: RunRecord) -> tuple[str, str]:
+    table = run.table("tokens_per_character")
+    if table is None or not table["value"].notna().any():
+        return "Tokens per character", "How finely the tokenizer cuts each language was not measured."
+    low, high = table.loc[table["value"].idxmin()], table.loc[table["value"].idxmax()]
+    ratio = f", {number(high['value'] / low['value'], '.1f')} times as many" if low["value"] > 0 else ""
+    return "Tokens per character", (
+        f"From {number(low['value'])} ({low['language']}) to {number(high['value'])} ({high['language']}){ratio}: languages differ in "
+        "how much computation a request gets, apart from how well they are known."
+    )
+
+
+def _judge(run: RunRecord) -> tuple[str, str]:
+    table = run.table("refusal", model=None)
+    if table is None or "judge" not in table:
+        return "Judge", "No replies were judged in this run."
+    judges = list(dict.fromkeys(table["judge"].astype(str)))
+    said = f"Refusal was decided by one judge ({judges[0]})" if len(judges) == 1 else f"Refusal was decided by {listed(judges)}"
+    doubtful = list(dict.fromkeys(table.loc[~table["validated"].astype(bool), "language"])) if "validated" in table else []
+    if doubtful:
+        return "Judge", f"{said}; it was not validated in {listed(doubtful)} (marked †), where its rates may be wrong in either direction."
+    return "Judge", f"{said}, validated in every language shown; another judge can count differently."
+
+
+def _languages(run: RunRecord) -> tuple[str, str]:
+    n = len(run.tiers)
+    if n >= 12:
+        return "Number of languages", f"{n} languages: intervals are over meanings, so they describe these languages, not languages in general."
+    return (
+        "Number of languages",
+        f"{n} languages are too few (fewer than 12) to claim anything about languages in general; intervals are over meanings only.",
+    )
+
+
+def _nulls(run: RunRecord) -> list[tuple[str, str]]:
+    table = run.table("nulls")
+    if table is None:
+        return [("Nulls", "No nulls were computed in this run, so no claim that harm is represented can be made from it.")]
+    untrained = table[table["null"] == "untrained model"]
+    if untrained.empty:
+        return [("Nulls", "No untrained model was measured; part of the AUROC may need no training at all.")]
+    seeds = untrained["seed"].nunique()
+    return [
+        (
+            "Nulls",
+            f"The untrained control is {seeds} random initialisation{'s' if seeds != 1 else ''} of the same configuration; others could score higher.",
+        )
+    ]
+
+
+def _sample(run: RunRecord) -> str:
+    auroc, prompts = run.table("auroc"), run.table("prompts")
+    said = []
+    if prompts is not None and "meaning_id" in prompts:
+        said.append(f"{prompts['meaning_id'].nunique()} meanings in all")
+    if auroc is not None and {"n_harmful", "n_harmless"} <= set(auroc.columns):
+        said.append(f"AUROC scored on {auroc['n_harmful'].min()} harmful and {auroc['n_harmless'].min()} harmless meanings in the smallest language")
+    told = ", ".join(said) if said else "The number of meanings was not recorded"
+    return f"{told}; intervals are 95 % per number and do not account for how many numbers the page shows."

@@ -1,0 +1,141 @@
+"""Read a run folder: the manifest, the summary and the tables, each of which may be missing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from workbench.errors import DataError
+from workbench.results import Result
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run folder says, and nothing else: no model, no prompt text.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    manifest, summary : dict
+        ``manifest.json`` and ``summary.json``; empty where missing.
+    results : dict of str to Result
+        Every ``results/*.parquet``, by name.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    summary: dict[str, Any]
+    results: dict[str, Result]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> RunRecord:
+        """Read a run folder.
+
+        Raises
+        ------
+        DataError
+            If there is no manifest, or one of the files is broken.
+        """
+        folder = Path(folder)
+        if not (folder / "manifest.json").exists():
+            raise DataError(f"{folder} is no run folder: it has no manifest.json. Give the folder that `workbench diagnose --out` wrote.")
+        results = {path.stem: Result.load(path) for path in sorted((folder / "results").glob("*.parquet"))}
+        return cls(folder, _json(folder / "manifest.json"), _json(folder / "summary.json"), results)
+
+    def table(self, name: str, *, model: str | None = "after") -> pd.DataFrame | None:
+        """Return a table, or None where it is missing or empty.
+
+        ``model`` keeps the rows of one model where the table has that column; None keeps all.
+        """
+        if name not in self.results:
+            return None
+        table = self.results[name].table
+        if model is not None and "model" in table:
+            table = table[table["model"] == model]
+        return None if table.empty else table.copy()
+
+    def find(self, *paths: str) -> Any:
+        """Return the first entry that exists among dotted paths such as ``"manifest.spec.model"``."""
+        for path in paths:
+            here: Any = {"manifest": self.manifest, "summary": self.summary}
+            for key in path.split("."):
+                here = here.get(key) if isinstance(here, dict) else None
+            if here is not None and here != {} and here != []:
+                return here
+        return None
+
+    @property
+    def model(self) -> str:
+        """The name of the model diagnosed."""
+        return name_in(self.find("summary.model", "manifest.model", "manifest.spec.model")) or "a model without a name"
+
+    @property
+    def before(self) -> str | None:
+        """The name of the model before alignment, where there is one."""
+        return name_in(self.find("summary.before", "manifest.before", "manifest.spec.before"))
+
+    @property
+    def is_organism(self) -> bool:
+        """Whether the model diagnosed is a controlled model with invented languages."""
+        known = [self.model, name_in(self.find("manifest.spec.model")) or "", name_in(self.find("manifest.spec.prompts", "manifest.prompts")) or ""]
+        return any(name == "organism" or name.startswith("organism:") for name in known) or bool(
+            self.find("manifest.organism", "summary.model.organism")
+        )
+
+    @property
+    def reference(self) -> list[str]:
+        """The reference languages: as recorded, else those of tier high."""
+        recorded = self.find("manifest.reference", "summary.reference", "manifest.spec.reference")
+        if isinstance(recorded, str):
+            return [tag.strip() for tag in recorded.split(",")]
+        if isinstance(recorded, list):
+            return [str(tag) for tag in recorded]
+        return [tag for tag, tier in self.tiers.items() if tier == "high"]
+
+    @property
+    def tiers(self) -> dict[str, str]:
+        """Language -> tier, in the order of all figures."""
+        from workbench.plots.style import languages_of
+
+        parts = []
+        for result in self.results.values():
+            if {"language", "tier"} <= set(result.table.columns):
+                parts.append(result.table[["language", "tier"]].drop_duplicates())
+        if not parts:
+            return {}
+        table = pd.concat(parts, ignore_index=True)
+        table["tier"] = table["tier"].astype(object).where(table["tier"].notna(), "unknown")
+        return languages_of(table)
+
+    def name_of(self, language: str) -> str:
+        """Return a language's name where the run or the language table knows one, else ``""``."""
+        from workbench.prompts.languages import name_of
+
+        names = self.find("manifest.language_names", "summary.language_names") or {}
+        name = str(names.get(language) or name_of(language))
+        return "" if name == language else name
+
+
+def name_in(entry: Any) -> str | None:
+    """Return the name in a manifest entry that is a name or a record with one."""
+    if isinstance(entry, dict):
+        for key in ("name", "model", "source", "spec"):
+            if isinstance(entry.get(key), str):
+                return str(entry[key])
+        return None
+    return str(entry) if entry is not None else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not valid JSON ({error}). Expected what `workbench diagnose` wrote; run it again into a new folder.") from error
+    return content if isinstance(content, dict) else {}
