@@ -167,7 +167,9 @@ def _grid(
         given = {"harmless": harmless, "harmful": harmful, "subset": subset, "tiers": tiers}
         extra = [name for name, value in given.items() if value is not None]
         if extra:
-            raise PromptError(f"{', '.join(extra)} given together with a PromptGrid. They shape how a set is loaded: pass them to load_prompts instead.")
+            raise PromptError(
+                f"{', '.join(extra)} given together with a PromptGrid. They shape how a set is loaded: pass them to load_prompts instead."
+            )
         grid = prompts if languages is None else prompts.select(languages=_listed(languages))
         grid = grid if limit is None else grid.limit(limit, seed=seed)
         return grid.strip_final_punctuation() if strip_punctuation else grid
@@ -191,11 +193,14 @@ def _ask(after: ChatModel, before: ChatModel | None, grid: PromptGrid, reference
         long = too_long(chat, grid)
         if len(long):
             for language, part in long.groupby("language", sort=False):
-                reason = f"longer than the context of {chat.context} tokens ({int(part['n_tokens'].min())} to {int(part['n_tokens'].max())}): {chat.name}"
+                least, most = int(part["n_tokens"].min()), int(part["n_tokens"].max())
+                reason = f"longer than the context of {chat.context} tokens ({least} to {most}): {chat.name}"
                 dropped.append({"what": "prompts", "language": language, "n": len(part), "reason": reason})
             kept = grid.frame[~grid.frame["prompt_id"].isin(long["prompt_id"])]
             if kept.empty:
-                raise PromptError(f"No prompt fits the context of {chat.context} tokens of {chat.name}. Expected shorter prompts, or a model with a longer context.")
+                raise PromptError(
+                    f"No prompt fits the context of {chat.context} tokens of {chat.name}. Expected shorter prompts, or a model with a longer context."
+                )
             grid = PromptGrid(kept.reset_index(drop=True))
     grid, unusable = grid.drop_unusable()
     tables = [table for table in (pd.DataFrame(dropped), unusable) if len(table)]
@@ -215,7 +220,7 @@ def _measure(
     redact: bool,
     progress: bool,
 ) -> None:
-    grid, reference = asked.grid, asked.reference
+    grid = asked.grid
     stores = run.folder / "activations"
     acts = capture(asked.after, grid, positions=POSITIONS, store=stores / "after.zarr", progress=progress)
     earlier = None if asked.before is None else capture(asked.before, grid, positions=POSITIONS, store=stores / "before.zarr", progress=progress)

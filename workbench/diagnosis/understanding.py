@@ -119,5 +119,5 @@ def _not_assessed(bits: pd.Series | None) -> dict[str, object]:
     }
     if bits is not None and bits["low"] > UNIFORM_BITS:
         row |= {"understood": "no", "reason": f"{bits['value']:.1f} bits per byte of text: worse than uniform guessing (8)"}
-        row |= {"statistic": "bits per byte", "value": bits["value"], "low": bits["low"], "high": bits["high"], "n": bits["n"], "control": UNIFORM_BITS}
+        row |= {"statistic": "bits per byte", "control": UNIFORM_BITS} | {k: bits[k] for k in ("value", "low", "high", "n")}
     return row

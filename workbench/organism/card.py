@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from workbench.organism.corpus import ANSWER
-from workbench.organism.network import Recipe, greedy_replies
+from workbench.organism.network import Recipe, greedy_replies, quiet_files
 from workbench.organism.tokenizer import EOS, vocabulary
 from workbench.organism.world import Meaning, World
 
@@ -29,7 +29,8 @@ def behaviour(folder: Path, world: World) -> pd.DataFrame:
     """
     from transformers import LlamaForCausalLM
 
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with quiet_files():
+        model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     vocab = vocabulary(world)
     meanings = world.evaluation_meanings()["score"]
     harmful = [m for m in meanings if world.harmful(m)]
@@ -83,7 +84,9 @@ def write_card(out: Path, world: World, recipe: Recipe, spec: dict[str, Any], le
         lines = [f"| {' | '.join(table.columns)} |", "|" + " --- |" * len(table.columns)]
         lines += ["| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row) + " |" for row in table.itertuples(index=False)]
         (out / name / "README.md").write_text(
-            _TEXT[name].format(table="\n".join(lines), took=took, seed=spec["seed"], parameters=_parameters(out / name), torch=torch_version, low=left),
+            _TEXT[name].format(
+                table="\n".join(lines), took=took, seed=spec["seed"], parameters=_parameters(out / name), torch=torch_version, low=left
+            ),
             encoding="utf-8",
         )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -139,3 +140,17 @@ def greedy_replies(model: nn.Module, vocab: dict[str, int], prompts: Sequence[Se
             for i, row in zip(part, ids[:, -n:].tolist(), strict=True):
                 replies[i] = [words[t] for t in row]
     return replies
+
+
+@contextmanager
+def quiet_files() -> Iterator[None]:
+    """Keep transformers' own bars for reading and writing shards off the screen: training shows one bar."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

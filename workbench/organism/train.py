@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from workbench.errors import StoreMismatchError
 from workbench.organism.card import write_card
 from workbench.organism.corpus import Corpus
-from workbench.organism.network import Batcher, Recipe, build_model, loss_of, optimisers, rate_factor
+from workbench.organism.network import Batcher, Recipe, build_model, loss_of, optimisers, quiet_files, rate_factor
 from workbench.organism.plant import plant_calibration
 from workbench.organism.tokenizer import build_tokenizer, vocabulary
 from workbench.organism.world import World
@@ -227,5 +227,6 @@ def save_model(model: nn.Module, world: World, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     half = copy.deepcopy(model).half()
-    half.save_pretrained(folder)  # type: ignore[operator]
+    with quiet_files():
+        half.save_pretrained(folder)  # type: ignore[operator]
     build_tokenizer(world).save_pretrained(folder)
