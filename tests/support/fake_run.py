@@ -61,11 +61,11 @@ def fake_tables(*, languages: int = 8, layers: int = 9, meanings: int = 24, befo
             "understanding",
             language=tag,
             tier=tier,
-            statistic="answer_accuracy",
+            statistic="harmless answer accuracy",
             n=meanings,
             **accuracy,
             control=0.06,
-            criterion=0.5,
+            criterion="lower bound above 0.5",
             understood="yes",
             reason="lower bound above the criterion",
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -10,11 +12,16 @@ from workbench.plots.style import INK, MUTED, extremes, in_order, table_of, titl
 from workbench.results import Result
 
 _UNITS = {
-    "answer_accuracy": "harmless answers that are right (share)",
-    "retrieval": "translations retrieved (share of meanings)",
-    "bits_per_byte": "bits per byte (8: guessing)",
+    "harmless answer accuracy": "harmless requests answered right (share)",
+    "translation retrieval": "translations retrieved (share of meanings)",
+    "bits per byte": "bits per byte (8: guessing)",
 }
-_VERDICTS = {"yes": ("understood", "square"), "no": ("not understood", "square-open"), "not assessed": ("not assessed", "square-x-open")}
+_VERDICTS = {
+    "yes": ("understood", "square"),
+    "no": ("not understood", "square-open"),
+    "not enough evidence": ("not enough evidence", "square-cross-open"),
+    "not assessed": ("not assessed", "square-x-open"),
+}
 
 
 def understanding(result: Result | pd.DataFrame) -> go.Figure:
@@ -28,15 +35,20 @@ def understanding(result: Result | pd.DataFrame) -> go.Figure:
     Returns
     -------
     Figure
-        Filled: the table's verdict is that the language is understood; open: it is not, or it was not assessed.
+        Filled: the table's verdict is that the language is understood; open: it is not, or that is undecided or was not assessed.
+        The criterion is drawn where it is a number or a sentence with exactly one.
     """
     needed = ("language", "tier", "statistic", "value", "low", "high", "n", "control", "criterion", "understood")
     table = table_of(result, needed, figure="understanding")
-    rows, statistics = Rows.of(table), in_order(table["statistic"].astype(str))
-    fig, cells = panels([s.replace("_", " ") for s in statistics] if len(statistics) > 1 else [""], shared_yaxes=True)
+    table["bar"] = _bars(table["criterion"])
+    table["statistic"] = table["statistic"].astype(str).str.replace("_", " ")
+    rows = Rows.of(table)
+    measured = table[table["value"].notna()]
+    statistics = in_order(measured["statistic"]) or ["not measured"]
+    fig, cells = panels(statistics if len(statistics) > 1 else [""], shared_yaxes=True)
     for statistic, cell in zip(statistics, cells, strict=True):
-        part, first = table[table["statistic"].astype(str) == statistic], cell == cells[0]
-        for column, name, dash, colour in (("criterion", "criterion", "solid", INK), ("control", "control", "2px,2px", MUTED)):
+        part, first = table[table["statistic"] == statistic], cell == cells[0]
+        for column, name, dash, colour in (("bar", "criterion", "solid", INK), ("control", "control", "2px,2px", MUTED)):
             if part[column].notna().any():
                 ticks(fig, rows, part, cell, value=column, name=name, legend=first, dash=dash, colour=colour)
         for verdict, (name, symbol) in _VERDICTS.items():
@@ -51,15 +63,23 @@ def understanding(result: Result | pd.DataFrame) -> go.Figure:
                 legend=first and not table[table["understood"].astype(str) == verdict].empty,
                 extra="reason" if "reason" in part else "",
             )
-        shares = statistic != "bits_per_byte"
+        shares = statistic != "bits per byte"
         fig.update_xaxes(
-            title_text=_UNITS.get(statistic, statistic.replace("_", " ")),
+            title_text=_UNITS.get(statistic, statistic),
             **(dict(range=[-0.03, 1.03]) if shares else dict(rangemode="tozero")),
             row=cell.row,
             col=cell.col,
         )
     rows.label(fig)
-    first_part = table[table["statistic"].astype(str) == statistics[0]]
-    return titled(
-        fig, f"Understanding, {statistics[0].replace('_', ' ')}: {extremes(first_part, 'value')}", tiers=rows.languages.values(), height=rows.height
-    )
+    first_part = table[table["statistic"] == statistics[0]]
+    return titled(fig, f"Understanding, {statistics[0]}: {extremes(first_part, 'value')}", tiers=rows.languages.values(), height=rows.height)
+
+
+def _bars(criteria: pd.Series) -> pd.Series:
+    """Return the number that a criterion states, NaN where it states none or several."""
+
+    def stated(criterion: object) -> float:
+        found = re.findall(r"-?\d+(?:\.\d+)?|-?\.\d+", str(criterion))
+        return float(found[0]) if len(found) == 1 else float("nan")
+
+    return criteria.map(stated)

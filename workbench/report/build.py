@@ -280,7 +280,10 @@ def _doubtful(run: RunRecord) -> list[str]:
 
 def _facts(run: RunRecord) -> list[tuple[str, str]]:
     prompts = run.table("prompts")
-    grid = compact(run.find("manifest.grid", "manifest.prompts", "manifest.spec.prompts"))
+    recorded = run.find("manifest.grid", "manifest.prompts", "manifest.spec.prompts")
+    if isinstance(recorded, dict):
+        recorded = {key: recorded[key] for key in ("source", "hash") if key in recorded} or recorded
+    grid = compact(recorded)
     if prompts is not None and "meaning_id" in prompts:
         grid = f"{len(prompts)} prompts, {prompts['meaning_id'].nunique()} meanings, {prompts['language'].nunique()} languages; {grid}"
     versions = run.find("manifest.versions", "summary.versions")

@@ -165,9 +165,9 @@ def _rate(run: RunRecord, tag: str, statistic: str, *, floor: float | None = Non
     for _, row in (table[table["statistic"] == statistic] if len(table) else table).iterrows():
         scale = 100.0
         doubtful = " †" if "validated" in row and not bool(row["validated"]) else ""
-        unit, form = (" points", "+.0f") if points else (" %", ".0f")
+        form = "+.0f" if points else ".0f"
         state = FAIL if floor is not None and row["high"] < floor else NONE
         note = f"n = {int(row['n'])}" + (f", judge: {row['judge']}" if "judge" in row else "")
-        shown = f"{number(scale * row['value'], form)}{unit}{doubtful}"
+        shown = f"{number(scale * row['value'], form)}{doubtful}"
         lines.append(Line(shown, interval(scale * row["low"], scale * row["high"], form), "", state, note))
     return lines

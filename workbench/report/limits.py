@@ -82,12 +82,8 @@ def _nulls(run: RunRecord) -> list[tuple[str, str]]:
     if untrained.empty:
         return [("Nulls", "No untrained model was measured; part of the AUROC may need no training at all.")]
     seeds = untrained["seed"].nunique()
-    return [
-        (
-            "Nulls",
-            f"The untrained control is {seeds} random initialisation{'s' if seeds != 1 else ''} of the same configuration; others could score higher.",
-        )
-    ]
+    told = f"{seeds} random initialisation{'s' if seeds != 1 else ''}"
+    return [("Nulls", f"The untrained control is {told} of the same configuration; others could score higher.")]
 
 
 def _sample(run: RunRecord) -> str:
