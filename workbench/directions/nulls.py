@@ -145,7 +145,7 @@ def _permuted_training_labels(acts: xr.Dataset, reference: Sequence[str], draws:
 
 def _untrained(acts: xr.Dataset, reference: Sequence[str], seed: int) -> pd.DataFrame:
     scores = project(acts, harm_direction(acts, reference))
-    layers = choose_layer(scores, reference).layers
+    layers = choose_layer(scores, reference).layers()
     table = transfer_auroc(scores, reference).table
     kept = table[[layers[p] == k for p, k in zip(table["position"], table["layer"], strict=True)]]
     return kept[["position", "layer", "language", "value"]].assign(null=UNTRAINED, seed=seed)

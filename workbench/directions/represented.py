@@ -82,7 +82,7 @@ def harm_represented(auroc: AurocTable, nulls: HarmNulls, layers: Mapping[str, i
     DataError
         A position or layer without AUROC.
     """
-    chosen = layers.layers if isinstance(layers, LayerChoice) else dict(layers)
+    chosen = layers.layers() if isinstance(layers, LayerChoice) else dict(layers)
     rows = []
     for position, layer in chosen.items():
         part = auroc.table[(auroc.table["position"] == position) & (auroc.table["layer"] == layer)]

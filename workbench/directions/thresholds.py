@@ -88,7 +88,7 @@ def thresholds(
     pooled = np.concatenate(list(language_rows(labels, select, reference).values()))
     known = [int(k) for k in scores["layer"].values]
     rows = []
-    for position, layer in (layers.layers if isinstance(layers, LayerChoice) else layers).items():
+    for position, layer in (layers.layers() if isinstance(layers, LayerChoice) else layers).items():
         if position not in scores["position"].values or layer not in known:
             raise DataError(
                 f"No projections at layer {layer}, position {position!r}. Expected layers {known} and positions {list(scores['position'].values)}."

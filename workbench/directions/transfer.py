@@ -40,9 +40,8 @@ class LayerChoice(Result):
 
     required: ClassVar[tuple[str, ...]] = ("position", "layer", "auroc", "d_prime", "chosen")
 
-    @property
     def layers(self) -> dict[str, int]:
-        """Position -> chosen layer."""
+        """Return position -> chosen layer."""
         chosen = self.table[self.table["chosen"]]
         return {str(p): int(k) for p, k in zip(chosen["position"], chosen["layer"], strict=True)}
 

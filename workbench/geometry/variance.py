@@ -28,6 +28,7 @@ from workbench.statistics import jackknife_influence, jackknife_interval
 
 FACTORS = ("language", "meaning", "interaction")
 SCALINGS = ("raw", "unit", "standardised")
+FEW_STATES = 8
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def scale_states(states: Float[np.ndarray, "language meaning hidden"], scaling: 
     Raises
     ------
     DataError
-        Unknown scaling, a row of norm zero (unit), or a dimension without variance (standardised).
+        Unknown scaling, a row of norm zero (unit), or a dimension without variance (standardised; left out instead where
+        there are fewer than 8 distinct states).
     """
     if scaling == "raw":
         return states
@@ -89,6 +91,9 @@ def scale_states(states: Float[np.ndarray, "language meaning hidden"], scaling: 
         flat = states.reshape(-1, states.shape[-1])
         spread = flat.std(axis=0)
         constant = np.flatnonzero(spread <= 1e-9 * np.maximum(np.abs(flat).max(axis=0), 1e-30))
+        # with two or three distinct tokens, 16-bit embeddings agree in some dimension by chance: that is no broken capture
+        if len(constant) and len(np.unique(flat, axis=0)) < FEW_STATES:
+            return np.delete((flat - flat.mean(axis=0)) / np.where(spread > 0, spread, 1.0), constant, axis=1).reshape(*states.shape[:-1], -1)
         if len(constant):
             raise DataError(
                 f"{len(constant)} of {len(spread)} features are constant over all prompts (first: {constant[:5].tolist()}) "

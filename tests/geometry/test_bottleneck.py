@@ -1,0 +1,112 @@
+"""A planted bottleneck is found with its layer; noise, flat, rising and language-only curves do not fire."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from planted import activations, additive
+
+from workbench.geometry import Bottleneck, find_bottleneck, silhouettes
+
+U = [1.2, 1.0, 0.7, 0.4, 0.3, 0.4, 0.7, 1.0, 1.2]
+ARCH = [0.0, 0.2, 0.5, 0.8, 1.0, 0.8, 0.6, 0.4, 0.3]
+FLAT = [1.0] * 9
+NONE = [0.0] * 9
+
+
+def judged(rng, language, meaning, *, shared_noise=False, n=24, n_languages=6, hidden=48, permutations=60, **options):
+    states = additive(rng, language, meaning, n_languages=n_languages, n=n, hidden=hidden, shared_noise=shared_noise)
+    return find_bottleneck(activations(states), permutations=permutations, resamples=200, rng=rng, **options).table.iloc[0]
+
+
+def test_a_planted_bottleneck_is_found_at_its_layer_with_a_reason(rng):
+    row = judged(rng, U, ARCH)
+    assert row["verdict"] == "bottleneck" and row["layer"] == 4 and row["low"] <= 4 <= row["high"]
+    assert row["high"] - row["low"] <= 2
+    assert min(row["beats_first_low"], row["beats_last_low"]) > 0 and row["difference"] > row["null_95"] and row["p"] <= 0.05
+    assert row["reason"].startswith("Layer 4 is above layer 0 by +")
+
+
+@pytest.mark.parametrize(("language", "meaning"), [(NONE, NONE), (FLAT, FLAT), (U[4:] + U[:4], [0.5] * 9), (FLAT, np.linspace(0, 1.5, 9))])
+def test_noise_flat_inverted_and_rising_curves_do_not_fire(language, meaning, rng):
+    assert judged(rng, language, meaning)["verdict"] == "no bottleneck"
+
+
+def test_a_dip_of_language_without_any_meaning_is_named_as_that():
+    verdicts = [judged(np.random.default_rng(seed), U, NONE) for seed in range(5)]
+    assert Counter(row["verdict"] for row in verdicts)["no bottleneck"] >= 4
+    assert any("language curve alone" in row["reason"] for row in verdicts)
+
+
+def test_a_peak_outside_the_middle_half_is_no_bottleneck(rng):
+    meaning = [0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.2, 0.2]
+    row = judged(rng, FLAT, meaning)
+    assert row["verdict"] == "no bottleneck" and "rising outside" in row["reason"]
+
+
+def test_too_few_meanings_are_not_enough_evidence():
+    verdicts = [
+        judged(np.random.default_rng(s), [0.75, 0.73, 0.71, 0.69, 0.68, 0.69, 0.71, 0.73, 0.75], [0.7] * 9, n=6, n_languages=3, hidden=24)
+        for s in range(6)
+    ]
+    undecided = [row for row in verdicts if row["verdict"] == "not enough evidence"]
+    assert len(undecided) >= 3 and "More meanings would decide" in undecided[0]["reason"]
+
+
+def test_undefined_layers_are_skipped_and_a_constant_position_is_undefined(rng):
+    states = additive(rng, U, ARCH, n_languages=5, n=20, hidden=48)
+    states[:, :, 0] = 1.0
+    row = find_bottleneck(activations(states), permutations=60).table.iloc[0]
+    assert row["verdict"] == "bottleneck" and "above layer 1 by" in row["reason"]
+    row = find_bottleneck(activations(np.ones((3, 5, 6, 1, 4))), permutations=5).table.iloc[0]
+    assert row["verdict"] == "undefined" and np.isnan(row["layer"]) and "constant token" in row["reason"]
+
+
+def test_without_a_middle_layer_a_null_or_enough_meanings_there_is_no_verdict(rng):
+    assert judged(rng, [1, 1], [1, 1])["verdict"] == "undefined"
+    assert judged(rng, U, ARCH, n=2)["verdict"] == "undefined"
+    row = judged(rng, U, ARCH, permutations=0)
+    assert row["verdict"] == "not enough evidence" and "permutations=200" in row["reason"]
+
+
+def test_depth_is_told_when_not_all_layers_were_captured(rng):
+    early = activations(additive(rng, U, ARCH, n_languages=5, n=20, hidden=48))
+    assert find_bottleneck(early, permutations=30).table["layer"][0] == 4
+    assert find_bottleneck(early, permutations=30, n_layers=40).table["verdict"][0] == "undefined"
+
+
+def test_the_verdict_survives_the_disk(rng, tmp_path):
+    result = find_bottleneck(silhouettes(activations(additive(rng, U, ARCH, n_languages=4, n=12, hidden=32)), permutations=20))
+    assert Bottleneck.load(result.save(tmp_path / "bottleneck.parquet")).table.equals(result.table)
+    assert set(result.summary().columns) >= {"verdict", "reason"}
+
+
+def rates(name, language, meaning, capsys, draws, **options):
+    rng = np.random.default_rng(11)
+    rows = [judged(rng, language, meaning, n=32, n_languages=8, hidden=64, permutations=100, **options) for _ in range(draws)]
+    counts = Counter(row["verdict"] for row in rows)
+    with capsys.disabled():
+        import sys
+
+        sys.stdout.write(f"\n  bottleneck {name}: {dict(counts)} of {draws}\n")
+    return counts["bottleneck"] / draws, rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "language", "meaning", "shared_noise"),
+    [("noise", NONE, NONE, False), ("flat", FLAT, FLAT, False), ("flat, one noise", FLAT, FLAT, True), ("language dip alone", U, NONE, False)],
+)
+def test_false_alarms_stay_at_the_level(name, language, meaning, shared_noise, capsys):
+    alarms, _ = rates(name, language, meaning, capsys, 300, shared_noise=shared_noise)
+    assert alarms <= 0.065
+
+
+@pytest.mark.slow
+def test_a_weak_planted_bottleneck_is_detected_and_the_layer_range_covers_it(capsys):
+    weak_language = [0.6, 0.55, 0.45, 0.42, 0.4, 0.42, 0.45, 0.55, 0.6]
+    weak_meaning = [0.3, 0.35, 0.45, 0.48, 0.5, 0.48, 0.45, 0.35, 0.3]
+    found, rows = rates("weak, planted", weak_language, weak_meaning, capsys, 100)
+    assert found >= 0.95
+    assert np.mean([row["low"] <= 4 <= row["high"] for row in rows]) >= 0.9
+    assert np.median([row["high"] - row["low"] for row in rows]) <= 2  # a quarter of 8 blocks
