@@ -1,0 +1,1 @@
+"""What the model does: its replies, what they are, and how often it refuses."""

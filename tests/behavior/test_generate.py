@@ -1,0 +1,220 @@
+"""Replies: greedy whatever the model's own settings, batch-independent, resumable, private."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from workbench.behavior import generate as generation
+from workbench.behavior.generate import generate, reply_to, stop_tokens
+from workbench.errors import ModelError, StoreError, StoreMismatchError
+from workbench.prompts import PromptGrid
+
+TEXTS = ["Hello there.", "Name three rivers.", "How do I bake bread at home, slowly?", "Comment faire du pain ?", "Bread"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Keep tiny matrices off the second core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def grid() -> PromptGrid:
+    """Return five harmless prompts, some called harmful."""
+    return PromptGrid(pd.DataFrame([{"language": "en", "meaning_id": f"m{i}", "text": text, "harmful": i % 2} for i, text in enumerate(TEXTS)]))
+
+
+def argmax_reply(chat: Any, ids: tuple[int, ...], n: int) -> list[int]:
+    """Continue one prompt by hand: no cache, no padding, no batch."""
+    new: list[int] = []
+    while len(new) < n:
+        logits = chat.model(input_ids=torch.tensor([[*ids, *new]]), use_cache=False).logits[0, -1]
+        token = int(logits.argmax())
+        if token in stop_tokens(chat):
+            break
+        new.append(token)
+    return new
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3"])
+def test_batched_replies_equal_taking_the_most_likely_token_one_prompt_at_a_time(tiny_model, grid, family):
+    chat = tiny_model(family)
+    replies = generate(chat, grid, max_new_tokens=6, progress=False)
+    for row, tokens in zip(replies.itertuples(), chat.tokenise(TEXTS), strict=True):
+        new = argmax_reply(chat, tokens.ids, 6)
+        assert row.reply == chat.tokenizer.decode(new, skip_special_tokens=True).strip()
+        assert row.n_new_tokens == len(new)
+        assert row.finished == (len(new) < 6)
+    assert list(replies["prompt_id"]) == list(grid.frame["prompt_id"])
+
+
+def test_the_models_own_sampling_settings_do_not_reach_greedy_replies(tiny_model, grid, caplog):
+    chat = tiny_model("llama")
+    usual = generate(chat, grid, max_new_tokens=8, progress=False)
+    model = copy.copy(chat.model)
+    model.generation_config = copy.deepcopy(chat.model.generation_config)
+    model.generation_config.update(do_sample=True, temperature=0.6, top_p=0.5, top_k=3, repetition_penalty=3.0, no_repeat_ngram_size=1)
+    other = type(chat)(model, chat.tokenizer, chat.name, chat.path, chat.template, chat.system, chat.checks)
+    pd.testing.assert_frame_equal(generate(other, grid, max_new_tokens=8, progress=False), usual)
+    assert not [record for record in caplog.records if "generation flags" in record.message]
+
+
+def test_every_declared_end_token_stops_a_reply_and_is_not_part_of_it(tiny_model, grid):
+    chat = tiny_model("llama")
+    tokens = chat.tokenise(TEXTS)[1]
+    free = argmax_reply(chat, tokens.ids, 6)
+    third = free[2]
+    model = copy.copy(chat.model)
+    model.generation_config = copy.deepcopy(chat.model.generation_config)
+    model.generation_config.eos_token_id = [399, third]
+    stopping = type(chat)(model, chat.tokenizer, chat.name, chat.path, chat.template, chat.system, chat.checks)
+    assert set(stop_tokens(stopping)) >= {399, third}
+    [reply] = reply_to(stopping, [tokens.ids], 6)
+    assert reply.finished
+    assert reply.n_new_tokens == free.index(third)
+
+
+def test_replies_do_not_depend_on_the_token_budget(tiny_model, grid):
+    chat = tiny_model("llama")
+    one_by_one = generate(chat, grid, max_new_tokens=5, token_budget=1, progress=False)
+    pd.testing.assert_frame_equal(generate(chat, grid, max_new_tokens=5, progress=False), one_by_one)
+
+
+def test_only_the_owner_may_read_the_file_from_its_first_byte(tiny_model, grid, tmp_path, monkeypatch):
+    seen = []
+    real = os.open
+
+    def watched(path, flags, mode=0o777, **kwargs):
+        handle = real(path, flags, mode, **kwargs)
+        if str(path).startswith(str(tmp_path)):
+            seen.append((stat.S_IMODE(os.fstat(handle).st_mode), os.fstat(handle).st_size))
+        return handle
+
+    monkeypatch.setattr(os, "open", watched)
+    before = os.umask(0)
+    try:
+        generate(tiny_model("llama"), grid, max_new_tokens=2, out=tmp_path / "replies.jsonl", progress=False)
+    finally:
+        os.umask(before)
+    assert seen[0] == (0o600, 0)
+    assert {mode for mode, _ in seen} == {0o600}
+    assert stat.S_IMODE((tmp_path / "replies.jsonl").stat().st_mode) == 0o600
+    assert not list(tmp_path.glob("*.draft"))
+
+
+def test_a_second_call_asks_only_what_is_missing_and_gives_the_same_replies(tiny_model, grid, tmp_path, monkeypatch):
+    chat, out = tiny_model("llama"), tmp_path / "replies.jsonl"
+    whole = generate(chat, grid, max_new_tokens=4, progress=False)
+    asked: list[int] = []
+    real = generation.reply_to
+
+    def interrupted(chat, ids, n):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(len(ids))
+        return real(chat, ids, n)
+
+    monkeypatch.setattr(generation, "reply_to", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        generate(chat, grid, max_new_tokens=4, token_budget=1, out=out, progress=False)
+    assert not out.exists()
+    draft = tmp_path / "replies.jsonl.draft"
+    with draft.open("ab") as file:
+        file.write(b'{"prompt_id": "m3:en", "rep')  # the write that was cut off
+    asked.clear()
+    monkeypatch.setattr(generation, "reply_to", lambda chat, ids, n: asked.append(len(ids)) or real(chat, ids, n))
+    resumed = generate(chat, grid, max_new_tokens=4, token_budget=1, out=out, progress=False)
+    pd.testing.assert_frame_equal(resumed, whole)
+    assert sum(asked) == 3
+    asked.clear()
+    pd.testing.assert_frame_equal(generate(chat, grid, max_new_tokens=4, out=out, progress=False), whole)
+    assert asked == []
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 1 + len(grid)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"max_new_tokens": 3}, "max_new_tokens was 2 and is 3"),
+        ({"condition": "ablated"}, "condition was None and is 'ablated'"),
+        ({"grid": "other"}, "grid was"),
+        ({"chat": "other"}, "model was"),
+    ],
+)
+def test_a_file_of_another_run_is_refused_naming_what_differs(tiny_model, grid, tmp_path, change, named):
+    out = tmp_path / "replies.jsonl"
+    generate(tiny_model("llama"), grid, max_new_tokens=2, out=out, progress=False)
+    before = out.read_bytes()
+    chat = tiny_model("llama", seed=1) if "chat" in change else tiny_model("llama")
+    asked = grid.select(meanings=["m0", "m1"]) if "grid" in change else grid
+    options = {"max_new_tokens": 2, **{key: value for key, value in change.items() if key in ("max_new_tokens", "condition")}}
+    with pytest.raises(StoreMismatchError, match=named):
+        generate(chat, asked, out=out, progress=False, **options)
+    assert out.read_bytes() == before
+
+
+def test_a_file_that_holds_something_else_is_left_alone(tiny_model, grid, tmp_path):
+    out = tmp_path / "notes.jsonl"
+    out.write_text('{"note": "mine"}\n', encoding="utf-8")
+    with pytest.raises(StoreError, match="Choose another name"):
+        generate(tiny_model("llama"), grid, max_new_tokens=2, out=out, progress=False)
+    assert json.loads(out.read_text(encoding="utf-8")) == {"note": "mine"}
+
+
+def test_running_out_of_memory_halves_the_batch_and_goes_on(tiny_model, grid, monkeypatch, caplog):
+    chat, sizes = tiny_model("llama"), []
+    whole = generate(chat, grid, max_new_tokens=3, progress=False)
+    real = generation.reply_to
+
+    def small(chat, ids, n):
+        sizes.append(len(ids))
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(chat, ids, n)
+
+    monkeypatch.setattr(generation, "reply_to", small)
+    pd.testing.assert_frame_equal(generate(chat, grid, max_new_tokens=3, progress=False), whole)
+    assert sizes[:2] == [5, 2]
+    assert "out of memory" in caplog.text
+
+
+def test_a_prompt_that_does_not_fit_alone_is_named(tiny_model, grid, monkeypatch):
+    def never(chat, ids, n):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(generation, "reply_to", never)
+    with pytest.raises(ModelError, match="Prompt m2:en .* alone does not fit"):
+        generate(tiny_model("llama"), grid, max_new_tokens=3, progress=False)
+
+
+def test_a_prompt_longer_than_the_context_is_named_before_anything_is_asked(tiny_model, grid):
+    with pytest.raises(ModelError, match=r"m2:en has \d+ tokens, and with 250 new ones"):
+        generate(tiny_model("llama"), grid, max_new_tokens=250, progress=False)
+
+
+def test_another_error_of_the_model_is_not_taken_for_lack_of_memory(tiny_model, grid, monkeypatch):
+    def broken(chat, ids, n):
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(generation, "reply_to", broken)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        generate(tiny_model("llama"), grid, progress=False)
+
+
+def test_the_path_may_be_a_string_in_a_folder_that_is_not_there_yet(tiny_model, grid, tmp_path):
+    out = str(tmp_path / "run" / "replies.jsonl")
+    generate(tiny_model("llama"), grid.select(meanings=["m0"]), max_new_tokens=1, out=out, progress=False)
+    assert Path(out).exists()

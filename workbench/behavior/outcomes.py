@@ -1,0 +1,89 @@
+"""What every judge returns, and the protocol they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import pandas as pd
+
+from workbench.behavior.text import words_of
+from workbench.errors import PromptError
+from workbench.prompts.cells import is_blank
+from workbench.prompts.grid import PromptGrid
+
+OUTCOMES = ("refusal", "compliance", "garbled", "off_language")
+COLUMNS = ("prompt_id", "outcome", "correct", "judge", "validated", "reply_language")
+
+
+class Judge(Protocol):
+    """Gives each reply one outcome: refusal, compliance, garbled or off_language.
+
+    ``learns`` says whether it needs replies to prompts outside the score split. ``outcomes`` takes a table with ``prompt_id``
+    and ``reply`` and returns one row per reply, in order: prompt_id, outcome, correct (bool, or None where there is no key),
+    judge, validated (bool), reply_language (tag, or None where it was not recognised).
+    """
+
+    @property
+    def name(self) -> str:
+        """How tables call it."""
+        ...
+
+    @property
+    def learns(self) -> bool:
+        """Whether it needs replies to prompts that are not scored."""
+        ...
+
+    def outcomes(self, replies: pd.DataFrame, grid: PromptGrid) -> pd.DataFrame:
+        """Judge each reply."""
+        ...
+
+
+class Verdict(NamedTuple):
+    """The outcome of one reply and the language it was recognised in."""
+
+    outcome: str
+    reply_language: str | None = None
+
+
+def joined(replies: pd.DataFrame, grid: PromptGrid) -> pd.DataFrame:
+    """Put the grid's columns beside the replies, in the replies' order.
+
+    Raises
+    ------
+    PromptError
+        If a reply belongs to no prompt of the grid, or to a prompt that has one already.
+    """
+    ids = set(grid.frame["prompt_id"])
+    unknown = [prompt_id for prompt_id in replies["prompt_id"] if prompt_id not in ids]
+    if unknown:
+        raise PromptError(f"{len(unknown)} replies, such as {unknown[0]!r}, belong to no prompt of the grid. Judge them with their own grid.")
+    twice = replies["prompt_id"].duplicated()
+    if twice.any():
+        raise PromptError(f"Two replies to {replies.loc[twice, 'prompt_id'].iloc[0]!r}; expected one per prompt. Judge the runs one at a time.")
+    return replies[["prompt_id", "reply"]].merge(grid.frame, on="prompt_id", how="left", validate="one_to_one")
+
+
+def correct_answers(rows: pd.DataFrame) -> list[bool | None]:
+    """Say per harmless reply whether its words are the ``answer``'s, None where there is no answer to compare with."""
+    if "answer" not in rows:
+        return [None] * len(rows)
+    return [
+        None if harmful or is_blank(answer) else words_of(reply) == words_of(str(answer))
+        for reply, answer, harmful in zip(rows["reply"], rows["answer"], rows["harmful"], strict=True)
+    ]
+
+
+def outcome_table(rows: pd.DataFrame, verdicts: Sequence[Verdict], *, name: str, validated: Mapping[str, bool]) -> pd.DataFrame:
+    """Build what a judge returns from its verdicts and, per language, whether it is validated there."""
+    return pd.DataFrame(
+        {
+            "prompt_id": rows["prompt_id"].to_numpy(),
+            "outcome": [verdict.outcome for verdict in verdicts],
+            "correct": pd.Series(correct_answers(rows), dtype=object),
+            "judge": name,
+            "validated": [validated.get(tag, False) for tag in rows["language"]],
+            "reply_language": pd.Series([verdict.reply_language for verdict in verdicts], dtype=object),
+        },
+        columns=list(COLUMNS),
+    )
