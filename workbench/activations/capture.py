@@ -15,10 +15,10 @@ import pandas as pd
 import xarray as xr
 
 from workbench.activations.labels import dataset, prompt_table
-from workbench.activations.manifest import free_space, read_manifest, require_same, size
+from workbench.activations.manifest import free_space, one_writer, require_same, size
 from workbench.activations.plan import Plan, make_plan
 from workbench.activations.shards import computed_shards
-from workbench.activations.store import Store, open_store
+from workbench.activations.store import Store, is_store, open_store
 from workbench.errors import PromptError, StoreError
 from workbench.models.chat import ChatModel
 from workbench.models.hooks import edits_of
@@ -126,18 +126,20 @@ def capture(
         return dataset(values, plan, table, {**provenance, "token_budget": min(budgets)})
 
     path = Path(store)
-    target = _resume_or_start(path, plan, identity, provenance, table, chat.hidden_size, overwrite=overwrite)
-    _require_space(target)
-    with ThreadPoolExecutor(max_workers=1) as writer:  # one shard is written while the next is computed
-        pending: Future[None] | None = None
-        for shard, rows, block, budget in computed_shards(chat, plan, tokens, table, target.finished, progress):
+    _start_if_absent(path, plan, identity, provenance, table, chat.hidden_size, overwrite=overwrite)
+    with one_writer(path):
+        target = _resumed(path, identity, table)
+        _require_space(target)
+        with ThreadPoolExecutor(max_workers=1) as writer:  # one shard is written while the next is computed
+            pending: Future[None] | None = None
+            for shard, rows, block, budget in computed_shards(chat, plan, tokens, table, target.finished, progress):
+                if pending is not None:
+                    pending.result()
+                pending = writer.submit(target.write, shard, rows, block, token_budget=budget)
             if pending is not None:
                 pending.result()
-            pending = writer.submit(target.write, shard, rows, block, token_budget=budget)
-        if pending is not None:
-            pending.result()
-    if target.manifest["status"] != "finished":
-        target.finish()
+        if target.manifest["status"] != "finished":
+            target.finish()
     return open_store(path)
 
 
@@ -207,24 +209,32 @@ def _identity(chat: ChatModel, grid: Grid, plan: Plan) -> tuple[dict[str, Any], 
     return identity, provenance
 
 
-def _resume_or_start(
+def _start_if_absent(
     path: Path, plan: Plan, identity: dict[str, Any], provenance: dict[str, Any], table: pd.DataFrame, hidden: int, *, overwrite: bool
-) -> Store:
-    if path.exists() and overwrite:
-        if path.is_dir() and any(path.iterdir()):
-            read_manifest(path)  # delete nothing but a store of ours
+) -> None:
+    if path.is_file():
+        raise StoreError(f"{path} is a file. Expected a directory, or a path where nothing is yet, to write a store to.")
+    if path.is_dir() and any(path.iterdir()):
+        if not overwrite:
+            return
+        if not is_store(path):
+            raise StoreError(f"{path} is a directory with other content, so it is not deleted. Expected a store, or a path where nothing is yet.")
+    if path.is_dir():
         shutil.rmtree(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        store = Store(path, writable=True)
-        require_same(path, store.manifest["identity"], identity)
-        damaged = {d.shard for d in store.damage()}
-        if damaged:
-            logger.warning("%s: shards %s are damaged and captured again.", path, sorted(damaged))
-            store.forget(damaged)
-        return store
-    if path.exists():
-        path.rmdir()
-    return Store.create(path, plan=plan, identity=identity, provenance=provenance, table=table, hidden=hidden)
+    Store.create(path, plan=plan, identity=identity, provenance=provenance, table=table, hidden=hidden)
+
+
+def _resumed(path: Path, identity: dict[str, Any], table: pd.DataFrame) -> Store:
+    """Open a store to go on with, after checking that it is the same measurement and undamaged so far."""
+    store = Store(path, writable=True)
+    require_same(path, store.manifest["identity"], identity)
+    store.sweep()
+    store.restore_table(table)
+    damaged = {d.shard for d in store.damage()}
+    if damaged:
+        logger.warning("%s: shards %s are damaged and captured again.", path, sorted(damaged))
+        store.forget(damaged)
+    return store
 
 
 def _require_space(store: Store) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from workbench.errors import StoreError, StoreMismatchError
 
 FORMAT, VERSION = "workbench activations", 1
-MANIFEST = "manifest.json"
+MANIFEST, LOCK = "manifest.json", ".lock"
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -108,7 +108,26 @@ def disk_full_named(path: Path, doing: str, n_bytes: int, finished: int) -> Iter
         ) from error
 
 
+@contextmanager
+def one_writer(path: Path) -> Iterator[None]:
+    """Refuse a second process that writes the same store; the lock dies with its process."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows
+        yield
+        return
+    with (path / LOCK).open("w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(
+                f"Another process is writing {path}. Expected one at a time: wait until it is done, or give another store path."
+            ) from error
+        yield
+
+
 def size(n_bytes: int) -> str:
+    """Write a number of bytes for people."""
     return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.2f} MB"
 
 

@@ -64,30 +64,31 @@ class Store:
         """Make an empty store; it appears at ``path`` complete or not at all."""
         draft = path.with_name(path.name + ".draft")
         shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        table.to_parquet(draft / TABLE, index=False)
-        shape = (len(table), len(plan.layers), len(plan.positions), hidden)
-        zarr.create_array(
-            store=str(draft / ARRAY),
-            shape=shape,
-            chunks=(min(plan.shard_size, len(table)), 1, 1, hidden),
-            dtype=plan.dtype,
-            fill_value=np.nan,
-            serializer=BytesCodec(),
-            compressors=[Crc32cCodec()],
-            dimension_names=DIMS,
-        )
-        manifest = {
-            "format": FORMAT,
-            "version": VERSION,
-            "status": "started",
-            "identity": dict(identity),
-            "provenance": dict(provenance),
-            "shape": list(shape),
-            "table_sha256": sha256(draft / TABLE),
-            "shards": {},
-        }
-        write_whole(draft / MANIFEST, manifest)
+        with disk_full_named(path.parent, f"starting {path.name}", 0, 0):
+            draft.mkdir(parents=True)
+            table.to_parquet(draft / TABLE, index=False)
+            shape = (len(table), len(plan.layers), len(plan.positions), hidden)
+            zarr.create_array(
+                store=str(draft / ARRAY),
+                shape=shape,
+                chunks=(min(plan.shard_size, len(table)), 1, 1, hidden),
+                dtype=plan.dtype,
+                fill_value=np.nan,
+                serializer=BytesCodec(),
+                compressors=[Crc32cCodec()],
+                dimension_names=DIMS,
+            )
+            manifest = {
+                "format": FORMAT,
+                "version": VERSION,
+                "status": "started",
+                "identity": dict(identity),
+                "provenance": dict(provenance),
+                "shape": list(shape),
+                "table_sha256": sha256(draft / TABLE),
+                "shards": {},
+            }
+            write_whole(draft / MANIFEST, manifest)
         draft.rename(path)
         return cls(path, writable=True)
 
@@ -121,6 +122,18 @@ class Store:
             entry = {"rows": [rows.start, rows.stop], "token_budget": token_budget, "chunks": files}
             self._record({**self.manifest, "shards": {**self.manifest["shards"], str(shard): entry}})
 
+    def restore_table(self, table: pd.DataFrame) -> None:
+        """Write the table of prompts anew if it is missing or changed."""
+        file = self.path / TABLE
+        if not file.exists() or sha256(file) != self.manifest["table_sha256"]:
+            table.to_parquet(file, index=False)
+            self._record({**self.manifest, "table_sha256": sha256(file)})
+
+    def sweep(self) -> None:
+        """Remove what a killed write left half done."""
+        for file in (self.path / ARRAY).rglob("*.partial"):
+            file.unlink(missing_ok=True)
+
     def forget(self, shards: set[int]) -> None:
         """Take shards back out of the record, so that they are captured again."""
         kept = {key: entry for key, entry in self.manifest["shards"].items() if int(key) not in shards}
@@ -148,6 +161,11 @@ class Store:
                 if what:
                     found.append(Damage(int(shard), entry["rows"][0], f"{ARRAY}/{name}", what))
         return found
+
+
+def is_store(path: Path) -> bool:
+    """Say whether a directory looks like a store, damaged or not."""
+    return (path / MANIFEST).exists() and (path / ARRAY / "zarr.json").exists()
 
 
 def verify_store(path: str | Path) -> list[Damage]:
@@ -195,7 +213,7 @@ def open_store(path: str | Path, *, allow_unfinished: bool = False) -> xr.Datase
             "where it stopped. allow_unfinished=True opens what there is."
         )
     if not (path / TABLE).exists() or sha256(path / TABLE) != store.manifest["table_sha256"]:
-        raise StoreError(f"{path / TABLE} is missing or changed, so rows cannot be labelled. Restore it, or capture again with overwrite=True.")
+        raise StoreError(f"{path / TABLE} is missing or changed, so rows cannot be labelled. Run the same capture again: it writes the table anew.")
     residual = xr.Variable(DIMS, indexing.LazilyIndexedArray(_Checked(store)))
     return dataset(residual, store.plan, pd.read_parquet(path / TABLE), store.manifest["provenance"])
 

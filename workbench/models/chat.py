@@ -26,7 +26,7 @@ def adds_bos(tokenizer: Any) -> bool:
     return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ChatModel:
     """A causal language model as it is asked: with its tokenizer, template and system prompt.
 
@@ -57,6 +57,11 @@ class ChatModel:
     template: Template
     system: str | None
     checks: dict[str, Any]
+
+    def __repr__(self) -> str:
+        precision = str(self.dtype).removeprefix("torch.")
+        kind = f"{type(self.model).__name__}, {self.n_layers} blocks of width {self.hidden_size}, {precision} on {self.device}"
+        return f"ChatModel({self.name}: {kind}, template {self.template.kind!r}{', system prompt set' if self.system is not None else ''})"
 
     @cached_property
     def parts(self) -> Parts:

@@ -26,10 +26,6 @@ DATE = "26 Jul 2024"
 _SENTINELS = ("Workbench probe one", "workbench probe number 2?")
 
 
-def _fixed_date(_format: str) -> str:
-    return DATE
-
-
 @dataclass(frozen=True)
 class Template:
     """How a prompt is put into words for the model.
@@ -137,10 +133,10 @@ class Renderer:
 
     def __init__(self, tokenizer: Any, template: Template, system: str | None, name: str) -> None:
         self._tokenizer, self.template, self.system, self._name = tokenizer, template, system, name
-        options = dict(template.options)
-        if date := options.pop("date", None):
-            options |= {"date_string": date, "strftime_now": _fixed_date}
-        self._options = options
+        self._options = {("date_string" if name == "date" else name): value for name, value in template.options.items()}
+        # transformers lets no function through as a variable, and its own strftime_now reads the clock
+        still = f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}" if "date" in template.options else ""
+        self._source = still + template.text
         self.prefix, self.suffix = "", ""
         if template.kind == "raw":
             if system is not None:
@@ -166,7 +162,7 @@ class Renderer:
             messages.insert(0, {"role": "system", "content": self.system})
         try:
             return self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, chat_template=self.template.text, **self._options
+                messages, tokenize=False, add_generation_prompt=True, chat_template=self._source, **self._options
             )
         except TemplateError as error:
             given = "a system prompt and a user text" if self.system is not None else "a user text"
