@@ -196,7 +196,7 @@ def test_a_prompt_that_does_not_fit_alone_is_named(tiny_model, grid, monkeypatch
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(generation, "reply_to", never)
-    with pytest.raises(ModelError, match="Prompt m2:en .* alone does not fit"):
+    with pytest.raises(ModelError, match=r"Prompt m2:en .* alone does not fit"):
         generate(tiny_model("llama"), grid, max_new_tokens=3, progress=False)
 
 
