@@ -280,24 +280,37 @@ def write_fake_run(folder: Path, *, without: tuple[str, ...] = (), organism: boo
         if name not in without:
             Result(table, provenance).save(folder / "results" / f"{name}.parquet")
     first = tables["prompts"]
+    name, base = ("organism:aligned", "organism:base") if organism else ("made/up-model", "made/up-base")
     manifest = {
-        "model": "organism:aligned" if organism else "made/up-model",
-        "before": ("organism:base" if organism else "made/up-base") if options.get("before", True) else None,
-        "prompts": {
-            "source": "organism" if organism else "fake",
-            "hash": "0" * 64,
-            "n_prompts": len(first),
-            "n_meanings": int(first.meaning_id.nunique()),
-            "languages": sorted(first.language.unique()),
+        "schema": "workbench-run/1",
+        "status": "finished",
+        "spec": {
+            "model": {
+                "model": name,
+                "fingerprint": "a" * 64,
+                "architecture": "LlamaForCausalLM",
+                "dtype": "float32",
+                "device": "cpu",
+                "template": {"kind": "own", "hash": "f" * 64},
+                "system": None,
+            },
+            "before": base if options.get("before", True) else None,
+            "prompts": {"source": "organism" if organism else "fake", "hash": "0" * 64},
+            "limit": 12,
+            "null_seeds": 3,
+            "seed": 0,
         },
+        "before": {"model": base} if options.get("before", True) else None,
         "reference": ["qaa", "qab", "qac"],
-        "template": {"hash": "f" * 64, "name": "the model's own"},
-        "system": None,
-        "seed": 0,
-        "options": {"limit": 12, "null_seeds": 3, "max_new_tokens": 16},
-        "versions": {"workbench": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
-        "created": "2026-01-01T00:00:00+00:00",
+        "languages": {
+            tag: {"name": f"Name of {tag}", "tier": tier} for tag, tier in first[["language", "tier"]].drop_duplicates().to_numpy().tolist()
+        },
+        "organism": organism,
+        "versions": {"python": "3.11.7", "torch": "2.13.0", "transformers": "5.23.0"},
+        "updated": "2026-01-01T00:00:00+00:00",
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    (folder / "summary.json").write_text(json.dumps({"notes": []}), encoding="utf-8")
+    (folder / "summary.json").write_text(
+        json.dumps({"schema": "workbench-summary/1", "model": {"name": name, "fingerprint": "a" * 64}}), encoding="utf-8"
+    )
     return folder

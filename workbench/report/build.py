@@ -94,7 +94,7 @@ def build_report(run_folder: str | Path) -> Path:
         provenance=_provenance(run),
         tier_colours=_tier_colours(),
         doubtful=_doubtful(run),
-        notes=[str(note) for note in run.find("summary.notes", "manifest.notes") or []],
+        unfinished=run.find("manifest.status") != "finished",
         plotly_js=Markup(get_plotlyjs()),
     )
     path = run.folder / "report.html"
@@ -279,34 +279,26 @@ def _doubtful(run: RunRecord) -> list[str]:
 
 
 def _facts(run: RunRecord) -> list[tuple[str, str]]:
-    prompts = run.table("prompts")
-    recorded = run.find("manifest.grid", "manifest.prompts", "manifest.spec.prompts")
+    """What a reader must know before the first number."""
+    prompts, recorded = run.table("prompts"), run.find("manifest.spec.prompts")
     if isinstance(recorded, dict):
         recorded = {key: recorded[key] for key in ("source", "hash") if key in recorded} or recorded
     grid = compact(recorded)
     if prompts is not None and "meaning_id" in prompts:
         grid = f"{len(prompts)} prompts, {prompts['meaning_id'].nunique()} meanings, {prompts['language'].nunique()} languages; {grid}"
-    versions = run.find("manifest.versions", "summary.versions")
+    model = run.find("manifest.spec.model")
+    kind = ", ".join(str(model[key]) for key in ("architecture", "dtype", "device") if model.get(key)) if isinstance(model, dict) else ""
+    versions = run.find("manifest.versions")
     return [
-        ("Model", run.model),
+        ("Model", f"{run.model} ({kind})" if kind else run.model),
         ("Before alignment", run.before or "none given"),
         ("Prompts", grid),
         ("Reference languages", ", ".join(run.reference) or "none"),
-        (
-            "Template",
-            compact(
-                run.find("manifest.template", "summary.model.template", "manifest.model.template", "manifest.spec.template") or "the model's own"
-            ),
-        ),
-        ("System prompt", _system(run)),
-        ("Seed", compact(run.find("manifest.seed", "manifest.spec.seed"))),
+        ("Template", compact(run.find("manifest.spec.model.template", "summary.model.template") or "not recorded")),
+        ("System prompt", compact(run.find("manifest.spec.model.system", "summary.model.system"))),
+        ("Seed", compact(run.find("manifest.spec.seed"))),
         ("Versions", compact(versions).replace("; ", ", ") if versions else "not recorded"),
     ]
-
-
-def _system(run: RunRecord) -> str:
-    given = run.find("manifest.system", "summary.model.system", "manifest.model.system", "manifest.spec.system")
-    return "none" if given is None else compact(given)
 
 
 def _provenance(run: RunRecord) -> list[tuple[str, str]]:

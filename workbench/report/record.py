@@ -83,9 +83,7 @@ class RunRecord:
     def is_organism(self) -> bool:
         """Whether the model diagnosed is a controlled model with invented languages."""
         known = [self.model, name_in(self.find("manifest.spec.model")) or "", name_in(self.find("manifest.spec.prompts", "manifest.prompts")) or ""]
-        return any(name == "organism" or name.startswith("organism:") for name in known) or bool(
-            self.find("manifest.organism", "summary.model.organism")
-        )
+        return bool(self.find("manifest.organism")) or any(name == "organism" or name.startswith("organism:") for name in known)
 
     @property
     def reference(self) -> list[str]:
@@ -116,8 +114,8 @@ class RunRecord:
         """Return a language's name where the run or the language table knows one, else ``""``."""
         from workbench.prompts.languages import name_of
 
-        names = self.find("manifest.language_names", "summary.language_names") or {}
-        name = str(names.get(language) or name_of(language))
+        entry = (self.find("manifest.languages") or {}).get(language, {})
+        name = str(entry.get("name") or name_of(language))
         return "" if name == language else name
 
 

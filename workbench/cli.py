@@ -1,0 +1,297 @@
+"""The command line: ``workbench demo | diagnose | capture | report | organism train``.
+
+Heavy packages are imported inside the commands, so that ``--help`` answers at once. An error the workbench knows is one
+paragraph on standard error and exit code 2; ``--debug`` shows where it came from.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from workbench.errors import DataError, WorkbenchError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+app = typer.Typer(
+    name="workbench",
+    help="Find at which stage, layer and language a multilingual chat model's safety decision fails.\n\n"
+    "Examples:\n\n"
+    "  workbench demo\n\n"
+    "  workbench diagnose MODEL --before BASE --prompts multijail:PATH --harmless polyrefuse:PATH --languages en,sw,th\n\n"
+    "  workbench report runs/mine",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+organism_app = typer.Typer(help="The embedded model with known truth.", no_args_is_help=True)
+app.add_typer(organism_app, name="organism")
+
+Seed = Annotated[int, typer.Option(help="Seed of splits, draws and resampling.")]
+Prompts = Annotated[
+    str,
+    typer.Option(
+        help="Prompt set: NAME, NAME:PATH, a .csv/.jsonl/.json/.parquet file, or a datasets id. NAME is organism, multijail, polyrefuse or xsafety."
+    ),
+]
+Harmless = Annotated[str | None, typer.Option(help="A second set that brings the harmless prompts.")]
+Harmful = Annotated[str | None, typer.Option(help="A second set that brings the harmful prompts.")]
+Subset = Annotated[str | None, typer.Option(help="Part of the set, where it has parts.")]
+Languages = Annotated[str | None, typer.Option(help="BCP-47 tags, comma-separated; default all.", metavar="a,b")]
+Limit = Annotated[int | None, typer.Option(help="Meanings per class, seeded and the same in every language.", min=1)]
+Tiers = Annotated[Path | None, typer.Option(help="CSV of language,tier (high, mid, low).", metavar="FILE")]
+Template = Annotated[str | None, typer.Option(help="Chat template: a file, 'plain' for base models, 'raw' for none; default the model's own.")]
+System = Annotated[str | None, typer.Option(help="System prompt.")]
+Strip = Annotated[bool, typer.Option("--strip-punctuation", help="Remove final punctuation, which alone can tell classes apart.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False) -> None:
+    """Take the options of all commands."""
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo")) -> None:
+    """Diagnose the embedded model, offline: a controlled model with invented languages.
+
+    Example: workbench demo --out runs/demo
+    """
+    from workbench.diagnosis.diagnose import diagnose as run_diagnosis
+
+    run = run_diagnosis("organism:aligned", before="organism:base", prompts="organism", out=out)
+    _finish(run.folder)
+
+
+@app.command()
+def diagnose(
+    model: Annotated[str, typer.Argument(help="Directory, hub id or organism:aligned.")],
+    prompts: Prompts,
+    before: Annotated[str | None, typer.Option(help="The model before alignment.", metavar="MODEL")] = None,
+    harmless: Harmless = None,
+    harmful: Harmful = None,
+    subset: Subset = None,
+    languages: Languages = None,
+    reference: Annotated[str | None, typer.Option(help="Reference languages; default those of tier high.", metavar="a,b")] = None,
+    tiers: Tiers = None,
+    template: Template = None,
+    system: System = None,
+    limit: Limit = None,
+    refusals: Annotated[Path | None, typer.Option(help="CSV of language,text: openings that count as a refusal.", metavar="FILE")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Length of a reply; default by the set.", min=1)] = None,
+    strip_punctuation: Strip = False,
+    null_seeds: Annotated[int, typer.Option(help="Untrained models that harm's AUROC must beat.", min=0)] = 3,
+    seed: Seed = 0,
+    dtype: Dtype = None,
+    device: Device = None,
+    out: Annotated[Path, typer.Option(help="Run folder; an unfinished run of the same request is continued.", metavar="DIR")] = Path(
+        "runs/diagnosis"
+    ),
+    redact: Annotated[bool, typer.Option("--redact", help="Keep no reply text.")] = False,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Measure where a model's safety decision fails, and write a run folder with a report.
+
+    Example: workbench diagnose MODEL --before BASE --prompts multijail:PATH --harmless polyrefuse:PATH --languages en,sw,th --limit 50
+    """
+    options = dict(locals())
+    from workbench.diagnosis.diagnose import diagnose as run_diagnosis
+
+    options["languages"], options["reference"] = _tags(languages), _tags(reference)
+    run = run_diagnosis(options.pop("model"), **options)
+    _finish(run.folder)
+
+
+@app.command()
+def capture(
+    model: Annotated[str, typer.Argument(help="Directory, hub id or organism:aligned.")],
+    prompts: Prompts,
+    store: Annotated[Path, typer.Option(help="Where the activations go, a .zarr folder.", metavar="STORE")],
+    layers: Annotated[str, typer.Option(help="'all', or layers such as 0,8,16: the residual stream after that many blocks.")] = "all",
+    positions: Annotated[str, typer.Option(help="Token positions, comma-separated.")] = "t_inst,t_post_inst",
+    harmless: Harmless = None,
+    harmful: Harmful = None,
+    subset: Subset = None,
+    languages: Languages = None,
+    tiers: Tiers = None,
+    template: Template = None,
+    system: System = None,
+    limit: Limit = None,
+    strip_punctuation: Strip = False,
+    seed: Seed = 0,
+    dtype: Dtype = None,
+    device: Device = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Store a model's residual stream for a prompt set, resumably.
+
+    Example: workbench capture MODEL --prompts prompts.csv --store runs/acts.zarr --layers 8,16,24
+    """
+    wanted: str | list[int | str] = layers if layers == "all" else [_layer(part) for part in layers.split(",")]
+    from workbench.activations.capture import capture as run_capture
+    from workbench.models.load import load_model
+    from workbench.prompts import load_prompts
+
+    grid = load_prompts(
+        prompts,
+        harmless=harmless,
+        harmful=harmful,
+        subset=subset,
+        languages=_tags(languages),
+        limit=limit,
+        seed=seed,
+        tiers=tiers,
+        strip_punctuation=strip_punctuation,
+    )
+    chat = load_model(model, template=template, system=system, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    run_capture(chat, grid, layers=wanted, positions=_tags(positions) or [], store=store)
+    typer.echo(store)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")]) -> None:
+    """Build figures and report.html again from a run folder alone.
+
+    Example: workbench report runs/demo
+    """
+    from workbench.report import build_report
+
+    typer.echo(build_report(run))
+
+
+@organism_app.command("train")
+def organism_train(
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Where base/ and aligned/ go.", metavar="DIR")] = Path("runs/organism"),
+    languages: Annotated[str | None, typer.Option(help="Private-use tags with invented names, most spoken first.", metavar="TAG=Name,...")] = None,
+) -> None:
+    """Train the organism from scratch (two CPU cores, under half an hour).
+
+    Example: workbench organism train --seed 1 --out runs/organism-1
+    """
+    names = None if languages is None else _named(languages)
+    from workbench.organism.train import train
+
+    typer.echo(train(out, seed=seed, names=names, progress=True))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; the entry point ``workbench``.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; default those of the process.
+
+    Raises
+    ------
+    SystemExit
+        Always: 0 when done, 2 for an error the workbench or the command line knows.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        app([a for a in arguments if a != "--debug"], prog_name="workbench")
+    except WorkbenchError as error:
+        if debug:
+            raise
+        _complain(str(error))
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        _complain("Stopped. What was finished is kept: the same command continues.")
+        raise SystemExit(130) from None
+
+
+def _complain(message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True, soft_wrap=True).print(Text(" ".join(message.split()), style="red"))
+
+
+def _finish(folder: Path) -> None:
+    """Build the report, show the measured figures as they stand in the run folder, and name the report last."""
+    from rich.console import Console
+
+    from workbench.report import build_report
+    from workbench.report.record import RunRecord
+
+    path = build_report(folder)
+    console = Console()
+    for table in _figures(RunRecord.read(folder)):
+        console.print(table)
+    typer.echo(path)
+
+
+def _figures(run: Any) -> list[Table]:
+    """Return the measured figures per language, and the bottleneck verdicts."""
+    from rich.table import Table
+
+    from workbench.report.language_table import language_rows
+    from workbench.report.wording import number
+
+    columns = {
+        "understood": "understood",
+        "represented": "AUROC",
+        "transferred": "bal. acc.,\nreference thr.",
+        "own": "bal. acc.,\nown thr.",
+        "harmful_refusal": "harmful\nrefused %",
+        "harmless_refusal": "harmless\nrefused %",
+        "selectivity": "selectivity\npoints",
+    }
+    title = f"{run.model}: a controlled model with invented languages" if run.is_organism else run.model
+    languages = Table(title=title, caption="x: marked in the report. Intervals are there.", title_justify="left", caption_justify="left")
+    languages.add_column("language", no_wrap=True)
+    for name in columns.values():
+        languages.add_column(name, justify="right")
+    for row in language_rows(run):
+        cells = []
+        for stage in columns:
+            lines = getattr(row, stage)
+            cells.append("\n".join(f"{line.value}{' x' if line.state == 'fail' else ''}" for line in lines) or "-")
+        languages.add_row(f"{row.language} ({row.tier})", *cells)
+    tables = [languages]
+    found = run.table("bottleneck", model=None)
+    if found is not None:
+        bottleneck = Table(title="semantic bottleneck", title_justify="left")
+        for name in ("model", "position", "verdict", "layer"):
+            bottleneck.add_column(name)
+        for _, row in found.iterrows():
+            layer = (
+                f"{number(row['layer'], '.0f')} ({number(row['low'], '.0f')} to {number(row['high'], '.0f')})"
+                if row["verdict"] == "bottleneck"
+                else "-"
+            )
+            bottleneck.add_row(str(row.get("model", "after")), str(row["position"]), str(row["verdict"]), layer)
+        tables.append(bottleneck)
+    return tables
+
+
+def _tags(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _layer(text: str) -> int | str:
+    part = text.strip()
+    return int(part) if part.lstrip("-").isdigit() else part
+
+
+def _named(text: str) -> dict[str, str]:
+    """Read ``TAG=Name,TAG=Name``."""
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    wrong = [tag for tag, sign, name in pairs if not (sign and tag.strip() and name.strip())]
+    if wrong or not pairs:
+        raise DataError(f"--languages was {text!r}. Expected TAG=Name pairs with commas between, such as qaa=Fenno,qab=Marrish.")
+    return {tag.strip(): name.strip() for tag, _, name in pairs}
+
+
+if __name__ == "__main__":
+    main()
