@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ from workbench.models.tokens import Tokens
 logger = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Grid(Protocol):
     """What capture needs of a PromptGrid."""
 

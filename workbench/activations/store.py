@@ -215,7 +215,9 @@ def open_store(path: str | Path, *, allow_unfinished: bool = False) -> xr.Datase
     if not (path / TABLE).exists() or sha256(path / TABLE) != store.manifest["table_sha256"]:
         raise StoreError(f"{path / TABLE} is missing or changed, so rows cannot be labelled. Run the same capture again: it writes the table anew.")
     residual = xr.Variable(DIMS, indexing.LazilyIndexedArray(_Checked(store)))
-    return dataset(residual, store.plan, pd.read_parquet(path / TABLE), store.manifest["provenance"])
+    budgets = [entry["token_budget"] for entry in store.manifest["shards"].values()]
+    provenance = {**store.manifest["provenance"], "token_budget": min(budgets, default=store.plan.token_budget)}
+    return dataset(residual, store.plan, pd.read_parquet(path / TABLE), provenance)
 
 
 class _Checked(BackendArray):
@@ -230,6 +232,12 @@ class _Checked(BackendArray):
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
 
     def _read(self, key: tuple[Any, ...]) -> np.ndarray:
+        shards = set((np.atleast_1d(np.arange(self.shape[0])[key[0]]) // self._store.plan.shard_size).tolist())
+        if missing := sorted(shards - self._store.finished):
+            raise StoreError(
+                f"{self._store.path}: shards {missing[:5]} were never finished, so their prompts cannot be read. Expected finished shards only: "
+                "run the same capture again, it continues where it stopped."
+            )
         try:
             block = np.asarray(self._store._array.oindex[key])
         except (ValueError, OSError) as error:
@@ -239,13 +247,11 @@ class _Checked(BackendArray):
         return block
 
     def _refusal(self, reason: str) -> StoreError:
-        store = self._store
-        damaged = store.damage()
+        damaged = self._store.damage()
         named = ", ".join(f"shard {d.shard} (prompts from row {d.first_prompt}): {d.file} {d.what}" for d in damaged[:3])
-        missing = sorted(set(range(len(store.plan.shards(self.shape[0])))) - store.finished)
         return StoreError(
-            f"{store.path} cannot be read here ({reason}): {named or f'shards {missing[:5]} were never finished'}. Expected every chunk "
-            "as it was written. Run the same capture again: it writes the damaged and missing shards anew and keeps the others."
+            f"{self._store.path} cannot be read here ({reason}): {named or 'no chunk differs from the manifest'}. Expected every chunk as it was "
+            "written. Run the same capture again: it writes the damaged shards anew and keeps the others."
         )
 
 

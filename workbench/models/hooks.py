@@ -243,7 +243,8 @@ def edited(chat: Any, edits: Mapping[int, Edit | Sequence[Edit]]) -> Iterator[No
         Anything with ``parts`` and ``name``.
     edits : mapping of int to callable or sequence of callables
         ``edit(residual [prompt token hidden]) -> same shape``, per layer. During generation with a KV cache an edit sees
-        the whole prompt first and then one token at a time. It must return a new tensor.
+        the whole prompt first and then one token at a time. It must return a new tensor. A ``label`` attribute, if it
+        has one, names it in the provenance of what is measured meanwhile.
 
     Raises
     ------
@@ -309,7 +310,7 @@ def require_layers(chat: Any, layers: Sequence[int]) -> None:
 
 
 def _label(edit: Any) -> str:
-    return getattr(edit, "__qualname__", None) or type(edit).__name__
+    return getattr(edit, "label", None) or getattr(edit, "__name__", None) or type(edit).__name__
 
 
 def _shape(value: Any) -> str:
