@@ -125,10 +125,10 @@ class PromptGrid:
     def summary(self) -> pd.DataFrame:
         """Count prompts per language (language, name, tier, harmful, harmless, missing), without their texts."""
         missing = self.missing_cells()["language"].value_counts()
-        rows = []
+        names, tiers, rows = self.names, self.tiers, []
         for tag, part in self._frame.groupby("language", sort=False):
             n_harmful = int(part["harmful"].sum())
-            rows.append((tag, self.names[tag], self.tiers[tag], n_harmful, len(part) - n_harmful, int(missing.get(tag, 0))))
+            rows.append((tag, names[tag], tiers[tag], n_harmful, len(part) - n_harmful, int(missing.get(tag, 0))))
         return pd.DataFrame(rows, columns=["language", "name", "tier", "harmful", "harmless", "missing"])
 
     def _repr_html_(self) -> str:
@@ -155,7 +155,7 @@ class PromptGrid:
         if languages is not None:
             wanted = [normalise(tag) for tag in ([languages] if isinstance(languages, str) else languages)]
             for tag in wanted:
-                if tag not in self.languages:
+                if tag not in self.tiers:
                     raise PromptError(
                         f"Language {tag!r} ({name_of(tag)}) is not in these prompts.{did_you_mean(tag, self.languages)} "
                         f"They have {', '.join(self.languages)}; leave it out, or add its translations."
@@ -229,7 +229,8 @@ class PromptGrid:
     def missing_cells(self) -> pd.DataFrame:
         """List the cells (meaning_id, language) that a complete grid of these languages and meanings would have."""
         have = set(zip(self._frame["meaning_id"], self._frame["language"], strict=True))
-        gaps = [(meaning, tag) for meaning in self.meanings for tag in self.languages if (meaning, tag) not in have]
+        languages = self.languages
+        gaps = [(meaning, tag) for meaning in self.meanings for tag in languages if (meaning, tag) not in have]
         return pd.DataFrame(gaps, columns=["meaning_id", "language"])
 
     def complete(self) -> PromptGrid:

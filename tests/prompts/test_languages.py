@@ -1,0 +1,80 @@
+"""One spelling per language, and tiers from the right source."""
+
+from __future__ import annotations
+
+import pytest
+
+from workbench.errors import PromptError
+from workbench.prompts.languages import name_of, normalise, read_tiers, script_of, tier_of
+
+
+@pytest.mark.parametrize(
+    ("given", "tag"),
+    [
+        ("eng", "en"),
+        ("swh", "sw"),
+        ("eng_Latn", "en"),
+        ("arb_Arab", "ar"),
+        ("zho_Hans", "zh"),
+        ("zho_Hant", "zh-Hant"),
+        ("zh-cn", "zh"),
+        ("zh_TW", "zh-Hant"),
+        ("jw", "jv"),
+        ("iw", "he"),
+        ("EN", "en"),
+        (" sw ", "sw"),
+        ("Swahili", "sw"),
+        ("yor_Latn", "yo"),
+        ("pt-br", "pt-BR"),
+        ("srp_Cyrl", "sr"),
+        ("srp_Latn", "sr-Latn"),
+        ("qaa", "qaa"),
+        ("qth", "qth"),
+        ("kmr", "ku"),
+        ("min", "min"),
+    ],
+)
+def test_one_language_has_one_spelling(given, tag):
+    assert normalise(given) == tag
+    assert normalise(tag) == tag
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [("sp", "Did you mean 'es'"), ("swahilli", "Did you mean 'swahili'"), ("xx", "'qaa' to 'qtz'"), ("", "BCP-47")],
+)
+def test_an_unknown_language_is_refused_with_a_way_out(given, hint):
+    with pytest.raises(PromptError, match=hint):
+        normalise(given)
+
+
+def test_names_scripts_and_tiers_fall_back_to_the_language_of_a_variant():
+    assert name_of("pt-BR") == "Portuguese (BR)"
+    assert name_of("qaa") == "qaa"
+    assert script_of("sr-Latn") == "Latn"
+    assert script_of("sr") == "Cyrl"
+    assert tier_of("zh-Hant") == "high"
+    assert tier_of("qaa") is None
+    assert [tier_of(tag) for tag in ("en", "ja", "ar", "fa", "sw", "yo", "bn")] == ["high", "high", "mid", "mid", "low", "low", None]
+
+
+def test_tiers_are_read_from_csv_and_json_in_any_spelling(tmp_path):
+    csv, json = tmp_path / "tiers.csv", tmp_path / "tiers.json"
+    csv.write_bytes("\ufefflanguage,tier\r\nswh,mid\r\nben_Beng,LOW\r\n".encode())
+    json.write_text('{"swh": "mid", "bn": "low"}', encoding="utf-8")
+    assert read_tiers(csv) == read_tiers(json) == {"sw": "mid", "bn": "low"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", "language,tier\nsw,lowest\n", "entry 1: language 'sw' has the tier 'lowest'; expected one of high, mid, low"),
+        ("t.csv", "lang,level\nsw,low\n", r"expected language,tier"),
+        ("t.json", '{"sw": low}', "line 1"),
+        ("t.csv", "language,tier\n,low\n", "entry 1"),
+    ],
+)
+def test_a_bad_tiers_file_is_refused_with_the_entry(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(PromptError, match=message):
+        read_tiers(tmp_path / name)
