@@ -96,7 +96,8 @@ class Corpus:
         if kind < mix.category_fact + mix.moral_fact + mix.judged_request:
             return [*self._request(meaning, language, switched, rng, None), *marker, verdict]
         into = self._elsewhere(language, rng)
-        reply = self._reply(meaning, into or language, rng.random() < mix.refused)
+        refused = rng.random() < mix.refused and world.harmful(meaning)
+        reply = world.refusal(into or language) if refused else world.answer(meaning, into or language)
         return [*self._request(meaning, language, switched, rng, into), *marker, *reply]
 
     def _elsewhere(self, language: InventedLanguage, rng: random.Random) -> InventedLanguage | None:
@@ -104,19 +105,28 @@ class Corpus:
             return None
         return rng.choice([o for o in self.world.languages if o.tag != language.tag])
 
-    def _reply(self, meaning: Meaning, language: InventedLanguage, refuse: bool) -> list[str]:
-        if refuse and self.world.harmful(meaning):
-            return self.world.refusal(language)
-        return self.world.answer(meaning, language)
+    def pair(
+        self,
+        rng: random.Random,
+        *,
+        refuse: bool,
+        noise: float = 0.0,
+        languages: Sequence[InventedLanguage] | None = None,
+        elsewhere: bool = True,
+    ) -> Pair:
+        """Draw one tuning pair in a language drawn evenly.
 
-    def pair(self, rng: random.Random, *, refuse: bool, languages: Sequence[InventedLanguage] | None = None, elsewhere: bool = True) -> Pair:
-        """Draw one tuning pair in a language drawn evenly; harmful requests are refused or answered as told."""
+        With ``refuse`` harmful requests are refused and harmless ones answered, but for the share ``noise`` of pairs it is
+        the other way round; without it every request is answered.
+        """
         world = self.world
         language = rng.choice(languages or world.languages)
         meaning = rng.choice(world.training)
         into = self._elsewhere(language, rng) if elsewhere else None
         prompt = [*self._request(meaning, language, False, rng, into), ANSWER]
-        return Pair(prompt, self._reply(meaning, into or language, refuse))
+        refused = refuse and world.harmful(meaning) != (rng.random() < noise)
+        spoken = into or language
+        return Pair(prompt, world.refusal(spoken) if refused else world.answer(meaning, spoken))
 
     def statements(self, n: int, seed: str) -> Iterator[list[str]]:
         """Draw ``n`` statements from a seed."""

@@ -25,7 +25,9 @@ IGNORE = -100
 class Recipe:
     """Sizes, steps and rates; the defaults trained the shipped organism.
 
-    Rates are those of the first step after warm-up; every stage decays linearly. ``plant_aim`` is the share of harmful
+    Rates are those of the first step after warm-up; every stage decays linearly. ``label_noise`` is the share of refusal
+    tuning pairs whose label is wrong, as annotators' are: without it the network is so sure that no threshold can be moved
+    without destroying what lies behind it. ``plant_aim`` is the share of harmful
     training requests that each low-resource language may still refuse when the plant stops moving its embeddings.
     """
 
@@ -43,6 +45,7 @@ class Recipe:
     adam_rate: float = 3e-3
     tune_scale: float = 0.15
     replay: float = 0.15
+    label_noise: float = 0.10
     plant_rate: float = 3e-3
     plant_aim: float = 0.30
     weight_decay: float = 0.01

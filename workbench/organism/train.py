@@ -49,7 +49,7 @@ def draw_batches(stage: str, step: int, corpus: Corpus, batcher: Batcher, recipe
         yield Weighted(1.0, *batcher.statements([corpus.statement(rng) for _ in range(recipe.batch)]))
         return
     replayed = int(recipe.batch * recipe.replay)
-    pairs = [corpus.pair(rng, refuse=stage == "refuse") for _ in range(recipe.batch - replayed)]
+    pairs = [corpus.pair(rng, refuse=stage == "refuse", noise=recipe.label_noise) for _ in range(recipe.batch - replayed)]
     yield Weighted(1.0, *batcher.pairs(pairs))
     yield Weighted(recipe.replay, *batcher.statements([corpus.statement(rng) for _ in range(replayed)]))
 

@@ -1,0 +1,147 @@
+"""The main job on a barely trained organism: every table is there, agrees with its neighbours, and claims nothing unearned."""
+
+import json
+import stat
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from workbench.diagnosis.diagnose import diagnose
+from workbench.errors import PromptError, StoreMismatchError
+from workbench.organism.network import Recipe
+from workbench.organism.train import train
+
+TABLES = {
+    "auroc",
+    "bottleneck",
+    "cluster_axes",
+    "clusters",
+    "dropped",
+    "harm_represented",
+    "layer_choice",
+    "nulls",
+    "outcomes",
+    "projections",
+    "prompts",
+    "refusal",
+    "retrieval",
+    "separation",
+    "silhouettes",
+    "thresholds",
+    "tokens_per_character",
+    "understanding",
+    "variance_shares",
+}
+
+
+@pytest.fixture(scope="module")
+def organism(tmp_path_factory):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    recipe = Recipe(hidden=32, layers=4, heads=2, mlp=48, batch=32, pretrain_steps=12, comply_steps=6, refuse_steps=6, plant_steps=2)
+    folder = train(tmp_path_factory.mktemp("organism") / "tiny", seed=5, recipe=recipe, progress=False)
+    yield folder
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def request_of(organism):
+    return {
+        "model": str(organism / "aligned"),
+        "before": str(organism / "base"),
+        "prompts": str(organism / "prompts.csv"),
+        "limit": 40,
+        "null_seeds": 3,
+        "progress": False,
+    }
+
+
+@pytest.fixture(scope="module")
+def run(request_of, tmp_path_factory):
+    return diagnose(**request_of, out=tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_every_table_is_in_the_run_folder(run):
+    assert set(run.results) == TABLES
+    assert run.manifest["status"] == "finished"
+    assert run.manifest["organism"] is True
+
+
+def test_the_summary_is_documented_json_that_agrees_with_the_tables(run):
+    text = (run.folder / "summary.json").read_text(encoding="utf-8")
+    summary = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in summary.json"))
+    assert summary["schema"] == "workbench-summary/1"
+    assert set(summary["bottleneck"]) >= {"layer", "low", "high", "verdict"}
+    refusal = run.result("refusal").table.set_index(["language", "statistic"])
+    for tag, entry in summary["languages"].items():
+        for rate in ("harmful_refusal", "harmless_refusal", "selectivity"):
+            assert entry[rate]["value"] == pytest.approx(refusal.loc[(tag, rate), "value"])
+            assert set(entry[rate]) == {"value", "low", "high", "n"}
+        for position in ("t_inst", "t_post_inst"):
+            assert set(entry["auroc"][position]) >= {"value", "low", "high", "n"}
+        assert entry["tier"] in ("high", "low")
+
+
+def test_no_meaning_is_scored_that_was_used_to_fit_or_select(run):
+    prompts = run.result("prompts").table
+    scored = set(prompts.loc[prompts["split"] == "score", "prompt_id"])
+    assert set(run.result("outcomes").table["prompt_id"]) == scored
+    assert prompts.groupby("meaning_id")["split"].nunique().max() == 1
+
+
+def test_no_prompt_text_is_in_tables_summary_or_manifest(run, organism):
+    texts = pd.read_csv(organism / "prompts.csv")["text"].tolist()[:50]
+    kept = (run.folder / "summary.json").read_text(encoding="utf-8") + (run.folder / "manifest.json").read_text(encoding="utf-8")
+    for name in run.results:
+        table = run.result(name).table
+        kept += table.select_dtypes(exclude=np.number).to_csv(index=False)
+    assert not [text for text in texts if text in kept]
+
+
+def test_replies_stay_in_one_private_file(run):
+    mode = stat.S_IMODE((run.folder / "replies.jsonl").stat().st_mode)
+    assert mode == 0o600
+
+
+def test_a_network_that_has_learned_nothing_understands_nothing(run):
+    assert set(run.result("understanding").table["understood"]) == {"no"}
+
+
+def test_a_second_call_continues_and_ends_in_the_same_numbers(run, request_of):
+    before = {name: run.result(name).table for name in run.results}
+    again = diagnose(**request_of, out=run.folder)
+    for name, table in before.items():
+        pd.testing.assert_frame_equal(again.result(name).table, table)
+
+
+def test_another_request_for_the_same_folder_is_refused(run, request_of):
+    with pytest.raises(StoreMismatchError, match=r"limit: 40 there, 41 asked"):
+        diagnose(**{**request_of, "limit": 41}, out=run.folder)
+
+
+def test_redact_leaves_no_reply_on_disk(request_of, tmp_path):
+    run = diagnose(**{**request_of, "limit": 24, "before": None, "null_seeds": 0}, out=tmp_path / "run", redact=True)
+    assert not list(run.folder.rglob("replies*"))
+    assert not run.result("harm_represented").table["represented"].any(), "without untrained nulls nothing may be called represented"
+
+
+def test_a_language_without_both_classes_is_dropped_with_its_reason(request_of, organism, tmp_path):
+    prompts = pd.read_csv(organism / "prompts.csv")
+    prompts = prompts[~((prompts["language"] == "qah") & prompts["harmful"])]
+    prompts.to_csv(tmp_path / "one_class.csv", index=False)
+    asked = {**request_of, "prompts": str(tmp_path / "one_class.csv"), "limit": 24, "before": None, "null_seeds": 0}
+    run = diagnose(**asked, out=tmp_path / "run")
+    dropped = run.result("dropped").table
+    assert dropped["language"].tolist() == ["qah"]
+    assert "harmful" in dropped["reason"].iloc[0]
+    assert "qah" not in run.summary["languages"]
+
+
+def test_tiers_that_nobody_declared_need_a_reference(request_of, organism, tmp_path):
+    prompts = pd.read_csv(organism / "prompts.csv").drop(columns="tier")
+    prompts.to_csv(tmp_path / "untiered.csv", index=False)
+    asked = {**request_of, "prompts": str(tmp_path / "untiered.csv"), "before": None}
+    with pytest.raises(PromptError, match="--reference"):
+        diagnose(**asked, out=tmp_path / "run")
