@@ -8,7 +8,14 @@ from planted import activations, additive
 
 from workbench.errors import DataError
 from workbench.geometry import VarianceShares, variance_shares
-from workbench.geometry.variance import components, null_shares, scale_states, shares_without_each_meaning, sums_of_squares
+from workbench.geometry.variance import (
+    components,
+    null_shares,
+    scale_states,
+    shares_without_each_language,
+    shares_without_each_meaning,
+    sums_of_squares,
+)
 
 
 def shares_of(states, **options):
@@ -66,6 +73,14 @@ def test_leaving_out_a_meaning_equals_computing_without_it(rng):
     for i in range(7):
         squares = sums_of_squares(np.delete(states, i, axis=1))
         assert fast[i] == pytest.approx(squares / squares.sum(), abs=1e-10)
+
+
+def test_leaving_out_a_language_equals_computing_without_it(rng):
+    states = 3 + additive(rng, [1.0], [0.5], n_languages=4, n=7, hidden=5)[:, :, 0, 0]
+    fast = shares_without_each_language(states)
+    for a in range(4):
+        squares = sums_of_squares(np.delete(states, a, axis=0))
+        assert fast[a] == pytest.approx(squares / squares.sum(), abs=1e-10)
 
 
 def test_one_constant_token_is_undefined_and_never_zero(rng):

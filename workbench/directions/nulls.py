@@ -3,8 +3,10 @@
 Four nulls, all shown beside the measured value:
 
 * permuted test labels: the scored labels shuffled, the maximum over layers taken;
-* permuted training labels: directions from shuffled fit labels. States vary along few directions, so a random one of
-  these can separate the classes by accident;
+* permuted training labels: directions from shuffled fit labels. States vary along few directions, so one that knows
+  nothing of harm can separate the classes by accident. Labels are shuffled within each class and the part along the
+  true direction is taken out: else a large harm axis leaks into every shuffled direction (12 standard deviations in
+  32 dimensions: 95 % quantile 1.00), and the null would grow with what it is to judge;
 * untrained model: the same configuration and tokenizer with fresh weights, through the whole pipeline including the
   choice of a layer. It sees the same tokens, so whatever it separates is in the surface;
 * surface: logistic regression on prompt length and final character, fitted on the reference languages.
@@ -22,7 +24,7 @@ import xarray as xr
 from jaxtyping import Bool
 from scipy.stats import rankdata
 
-from workbench.directions.extract import harm_direction, project
+from workbench.directions.extract import difference_in_means, harm_direction, project
 from workbench.directions.transfer import choose_layer, language_rows, transfer_auroc
 from workbench.errors import DataError
 from workbench.geometry.cells import each_layer, labels_of, provenance_of, rows_of
@@ -51,13 +53,30 @@ class HarmNulls(Result):
         return groups.agg(mean="mean", high_95=lambda v: v.quantile(0.95), maximum="max", n="size").reset_index()
 
 
-def shuffle_by_meaning(labels: pd.DataFrame, rows: np.ndarray, draws: int, rng: np.random.Generator) -> Bool[np.ndarray, "draw row"]:
-    """Return label draws shuffled between meanings, so that translations of one meaning keep one label."""
+def shuffle_by_meaning(
+    labels: pd.DataFrame, rows: np.ndarray, draws: int, rng: np.random.Generator, *, within_class: bool = False
+) -> Bool[np.ndarray, "draw row"]:
+    """Return label draws shuffled between meanings, so that translations of one meaning keep one label.
+
+    Parameters
+    ----------
+    within_class : bool
+        Call half of each class harmful, so that a draw shares nothing with the true labels.
+    """
     part = labels.iloc[rows]
     meanings, of_row = np.unique(part["meaning_id"].to_numpy().astype(str), return_inverse=True)
     own = np.zeros(len(meanings), dtype=bool)
     own[of_row] = part["harmful"].to_numpy()
-    return rng.permuted(np.broadcast_to(own, (draws, len(own))), axis=1)[:, of_row]
+    if not within_class:
+        return rng.permuted(np.broadcast_to(own, (draws, len(own))), axis=1)[:, of_row]
+    drawn = np.zeros((draws, len(own)), dtype=bool)
+    for label in (True, False):
+        members = np.flatnonzero(own == label)
+        halves = np.arange(len(members)) < len(members) // 2
+        if len(members) % 2 and not label:  # odd classes: one rounds down, the other up
+            halves = np.arange(len(members)) <= len(members) // 2
+        drawn[:, members] = rng.permuted(np.broadcast_to(halves, (draws, len(members))), axis=1)
+    return drawn[:, of_row]
 
 
 def harm_nulls(
@@ -127,7 +146,7 @@ def _permuted_training_labels(acts: xr.Dataset, reference: Sequence[str], draws:
     labels = labels_of(acts)
     fit, groups = rows_of(labels, split="fit", languages=reference), language_rows(labels, "score")
     scored = np.concatenate(list(groups.values()))
-    shuffled, harmful = shuffle_by_meaning(labels, fit, draws, rng).astype(np.float64), labels["harmful"].to_numpy()
+    shuffled, harmful = shuffle_by_meaning(labels, fit, draws, rng, within_class=True).astype(np.float64), labels["harmful"].to_numpy()
     contrast = shuffled / shuffled.sum(axis=1, keepdims=True) - (1 - shuffled) / (1 - shuffled).sum(axis=1, keepdims=True)
     at = {language: np.flatnonzero(np.isin(scored, rows)) for language, rows in groups.items()}
     tables = []
@@ -135,7 +154,9 @@ def _permuted_training_labels(acts: xr.Dataset, reference: Sequence[str], draws:
         # centred on the fit rows: the contrast does not change, and a constant state leaves exact ties
         states = states - states[: len(fit)].mean(axis=0)
         size = np.abs(states).max()
-        values = states[len(fit) :] @ (contrast @ states[: len(fit)]).T
+        true, _ = difference_in_means(states[: len(fit)], harmful[fit])
+        drawn = contrast @ states[: len(fit)]
+        values = states[len(fit) :] @ (drawn - np.outer(drawn @ true, true)).T
         values[np.abs(values) <= 1e-12 * max(size, 1e-6) ** 2] = 0.0
         for language, rows in at.items():
             found = np.asarray(auroc(harmful[scored[rows]], values[rows]))

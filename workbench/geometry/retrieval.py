@@ -36,10 +36,21 @@ class Retrieval(Result):
         return self.table[self.table["chosen"]] if self.table["chosen"].any() else self.table
 
 
-def precision_at_1(
-    first: Float[np.ndarray, "meaning hidden"], second: Float[np.ndarray, "meaning hidden"], *, centre: bool = True
-) -> tuple[Float[np.ndarray, "meaning meaning"], Float[np.ndarray, " meaning"]]:
+def unit_states(states: Float[np.ndarray, "language meaning hidden"], *, centre: bool = True) -> Float[np.ndarray, "language meaning hidden"]:
+    """Return states at norm 1, each language's mean subtracted first if asked; a state of norm zero stays zero."""
+    if centre:
+        states = states - states.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(states, axis=-1, keepdims=True)
+    return np.divide(states, norms, out=np.zeros_like(states), where=norms > 1e-12)
+
+
+def precision_at_1(similar: Float[np.ndarray, "meaning meaning"]) -> tuple[Float[np.ndarray, "meaning meaning"], Float[np.ndarray, " meaning"]]:
     """Return the credit each pair gets (1 for the nearest, shared among ties) and the gain without each meaning.
+
+    Parameters
+    ----------
+    similar : array (meaning, meaning)
+        Similarity of each query (row) to each candidate (column).
 
     Returns
     -------
@@ -48,14 +59,6 @@ def precision_at_1(
     gain : array (meaning,)
         Queries that would become right if this meaning were no candidate (for the jackknife).
     """
-    if centre:
-        first, second = first - first.mean(axis=0), second - second.mean(axis=0)
-
-    def unit(rows: np.ndarray) -> np.ndarray:
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-12)
-
-    similar = unit(first) @ unit(second).T
     best = similar.max(axis=1, keepdims=True)
     nearest = similar >= best - 1e-9
     credit = nearest / nearest.sum(axis=1, keepdims=True)
@@ -68,16 +71,17 @@ def precision_at_1(
     return credit, gain
 
 
-def _one_language(states: np.ndarray, a: int, references: list[int], shuffles: np.ndarray, centre: bool) -> tuple[float, float, float, np.ndarray]:
+def _one_language(units: np.ndarray, a: int, references: list[int], shuffles: np.ndarray) -> tuple[float, float, float, np.ndarray]:
     """Return value, low, high and the null draws of one language against the references, both ways."""
-    n = states.shape[1]
+    n = units.shape[1]
     at = np.arange(n)
     hits, gains, null, pairs = np.zeros(n), np.zeros(n), np.zeros(len(shuffles)), 0
     for r in references:
         if r == a:
             continue
-        for first, second in ((states[a], states[r]), (states[r], states[a])):
-            credit, gain = precision_at_1(first, second, centre=centre)
+        similar = units[a] @ units[r].T
+        for queries in (similar, similar.T):
+            credit, gain = precision_at_1(queries)
             hits, gains, pairs = hits + np.diag(credit), gains + gain, pairs + 1
             null += credit[at, shuffles].mean(axis=1)
     if not pairs:
@@ -183,9 +187,10 @@ def _measure(
     rows: list[dict[str, object]] = []
     highest: dict[tuple[str, str], np.ndarray] = {}
     for layer, position, states in each_layer(acts, cells.rows, positions=positions):
+        units, others = unit_states(states, centre=centre), unit_states(states, centre=not centre)
         for a, language in enumerate(cells.languages):
-            value, low, high, null = _one_language(states, a, references, shuffles, centre)
-            other = _one_language(states, a, references, none, not centre)[0]
+            value, low, high, null = _one_language(units, a, references, shuffles)
+            other = _one_language(others, a, references, none)[0]
             key = position, language
             highest[key] = np.maximum(highest.get(key, -np.inf), null)
             rows.append(

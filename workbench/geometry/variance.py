@@ -114,21 +114,41 @@ def sums_of_squares(states: Float[np.ndarray, "language meaning hidden"]) -> Flo
 
 
 def shares_without_each_meaning(states: Float[np.ndarray, "language meaning hidden"]) -> Float[np.ndarray, "meaning factor"]:
-    """Return the shares with each meaning left out in turn, from two meaning x meaning products."""
+    """Return the shares with each meaning left out in turn, from dot products with the sums (no meaning x meaning table)."""
     n_languages, n, _ = states.shape
     states = states - states.mean(axis=(0, 1))
     by_meaning = states.mean(axis=0)
     rest = states - by_meaning
-    own, own_squares = by_meaning @ by_meaning.T, (rest**2).sum(axis=(0, 2))
-    across = np.einsum("aid,ajd->ij", rest, rest, optimize=True)
+    own = np.einsum("id,id->i", by_meaning, by_meaning)
+    own_squares = np.einsum("aid,aid->i", rest, rest, optimize=True)
+    total_meaning, total_rest = by_meaning.sum(axis=0), rest.sum(axis=1)
+    # |sum without i|^2 = |sum|^2 - 2 <sum, i> + |i|^2
+    left_meaning = total_meaning @ total_meaning - 2 * by_meaning @ total_meaning + own
+    left_rest = (total_rest**2).sum() - 2 * np.einsum("aid,ad->i", rest, total_rest, optimize=True) + own_squares
 
-    def without(matrix: Float[np.ndarray, "meaning meaning"]) -> Float[np.ndarray, " meaning"]:
-        return matrix.sum() - 2 * matrix.sum(axis=1) + np.diag(matrix)
+    language = left_rest / (n - 1)
+    meaning = n_languages * (own.sum() - own - left_meaning / (n - 1))
+    return _shares(np.stack([language, meaning, own_squares.sum() - own_squares - language], axis=1))
 
-    language = without(across) / (n - 1)
-    meaning = n_languages * (np.trace(own) - np.diag(own) - without(own) / (n - 1))
-    interaction = own_squares.sum() - own_squares - language
-    squares = np.maximum(np.stack([language, meaning, interaction], axis=1), 0.0)
+
+def shares_without_each_language(states: Float[np.ndarray, "language meaning hidden"]) -> Float[np.ndarray, "language factor"]:
+    """Return the shares with each language left out in turn, in the same way."""
+    n_languages, n, _ = states.shape
+    states = states - states.mean(axis=(0, 1))
+    by_language, by_meaning = states.sum(axis=1), states.sum(axis=0)
+    squares = np.einsum("aid,aid->ai", states, states, optimize=True)
+    across = np.einsum("aid,id->ai", states, by_meaning, optimize=True)
+    left_meaning = ((by_meaning**2).sum(axis=1) - 2 * across + squares).sum(axis=1) / (n_languages - 1)
+    sums = (by_language**2).sum(axis=1)
+    grand = ((by_language.sum(axis=0) - by_language) ** 2).sum(axis=1) / ((n_languages - 1) * n)
+    language = (sums.sum() - sums) / n - grand
+    meaning = left_meaning - grand
+    total = squares.sum() - squares.sum(axis=1) - grand
+    return _shares(np.stack([language, meaning, total - language - meaning], axis=1))
+
+
+def _shares(squares: Float[np.ndarray, "case factor"]) -> Float[np.ndarray, "case factor"]:
+    squares = np.maximum(squares, 0.0)
     total = squares.sum(axis=1, keepdims=True)
     return squares / np.where(total > 0, total, np.nan)
 
@@ -149,8 +169,7 @@ def _rows(states: np.ndarray) -> list[dict[str, float | str]]:
     free, null = components(squares, n_languages, n_meanings), null_shares(n_languages, n_meanings)
     left = np.full((1, 3), np.nan)
     if n_languages > 2:
-        parts = [sums_of_squares(np.delete(states, a, axis=0)) for a in range(n_languages)]
-        left = np.array([part / part.sum() if part.sum() > 0 else np.full(3, np.nan) for part in parts])
+        left = shares_without_each_language(states)
     return [
         {
             "factor": factor,
