@@ -12,7 +12,7 @@ from sklearn.metrics import silhouette_score
 
 from workbench.errors import DataError
 from workbench.geometry import Silhouettes, find_bottleneck, silhouettes
-from workbench.geometry.silhouette import cosine_distances, grid_silhouettes, label_silhouette, permuted_meaning_silhouettes
+from workbench.geometry.distances import cosine_distances, grid_silhouettes, label_silhouette, permuted_meaning_silhouettes
 from workbench.statistics import jackknife_influence, jackknife_interval
 
 CARD = {

@@ -91,6 +91,12 @@ def test_one_constant_token_is_undefined_and_never_zero(rng):
     assert table.query("layer == 1")["share"].notna().all()
 
 
+def test_rows_that_differ_in_length_only_are_undefined_at_unit_norm(rng):
+    states = rng.uniform(1, 3, size=(3, 6, 1, 1, 1)) * rng.normal(size=5)
+    table = variance_shares(activations(states)).table.set_index("scaling")
+    assert table.loc["unit", "share"].isna().all() and not table.loc["unit", "defined"].any() and table.loc["raw", "defined"].all()
+
+
 def test_a_constant_feature_is_named_with_the_remedy(rng):
     states = additive(rng, [1], [1], n_languages=3, n=6, hidden=5)
     states[..., 2] = 1.5

@@ -1,7 +1,9 @@
 """Where harm lies: the direction, whether it and its threshold transfer between languages, and the nulls."""
 
-from workbench.directions.extract import Direction, Directions, Projections, difference_in_means, harm_direction, project, projections
+from workbench.directions.direction import Direction, Directions
+from workbench.directions.extract import difference_in_means, harm_direction
 from workbench.directions.nulls import HarmNulls, harm_nulls, surface_auroc
+from workbench.directions.project import Projections, project, projections
 from workbench.directions.represented import HarmRepresented, harm_represented
 from workbench.directions.thresholds import Thresholds, thresholds
 from workbench.directions.transfer import AurocTable, LayerChoice, choose_layer, transfer_auroc

@@ -24,7 +24,8 @@ import xarray as xr
 from jaxtyping import Bool
 from scipy.stats import rankdata
 
-from workbench.directions.extract import difference_in_means, harm_direction, project
+from workbench.directions.extract import difference_in_means, harm_direction
+from workbench.directions.project import project
 from workbench.directions.transfer import choose_layer, language_rows, transfer_auroc
 from workbench.errors import DataError
 from workbench.geometry.cells import each_layer, labels_of, provenance_of, rows_of

@@ -235,8 +235,12 @@ def variance_shares(
     for layer, position, states in each_layer(acts, cells.rows, positions=positions):
         defined = not all_one_state(states)
         for scaling in scalings:
-            found = _rows(scale_states(states, scaling)) if defined else undefined
-            rows += [{"position": position, "scaling": scaling, "layer": layer, **row, "n": n_meanings, "defined": defined} for row in found]
+            scaled = scale_states(states, scaling) if defined else states
+            # rows that differ in length only are one state at unit norm
+            found = undefined if all_one_state(scaled) else _rows(scaled)
+            rows += [
+                {"position": position, "scaling": scaling, "layer": layer, **row, "n": n_meanings, "defined": found is not undefined} for row in found
+            ]
     table = pd.DataFrame(rows).sort_values(["position", "scaling", "layer"], kind="stable", ignore_index=True)
     return VarianceShares(
         table, provenance_of(acts, split=split, languages=cells.languages, n_meanings=n_meanings, interval="jackknife over meanings, 95 %")
