@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.plots.panels import Rows, bars, dots, panels
-from workbench.plots.style import MUTED, extremes, f32, in_order, position_name, table_of, titled
+from workbench.plots.style import MUTED, extremes, f32, position_name, positions_of, table_of, titled
 from workbench.results import Result
 
 _NULLS = {
@@ -35,7 +35,7 @@ def auroc_with_nulls(result: Result | pd.DataFrame) -> go.Figure:
     known = {column: look for column, look in _NULLS.items() if column in table and table[column].notna().any()}
     table["strongest"] = table[list(known)].max(axis=1) if known else 0.5
     table["bar"] = table["strongest"].clip(lower=0.5)
-    positions, rows = in_order(table["position"]), Rows.of(table)
+    positions, rows = positions_of(table), Rows.of(table)
     layers = table.groupby("position", sort=False)["layer"].first()
     fig, cells = panels([f"{position_name(p)}, layer {int(layers[p])}" for p in positions], shared_yaxes=True)
     for position, cell in zip(positions, cells, strict=True):

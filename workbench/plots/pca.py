@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.plots.panels import layer_slider, panels
-from workbench.plots.style import CLASS_NAMES, CLASS_SYMBOLS, MUTED, TIERS, colour_of, f32, in_order, position_name, table_of, titled
+from workbench.plots.style import CLASS_NAMES, CLASS_SYMBOLS, MUTED, TIERS, colour_of, f32, position_name, positions_of, table_of, titled
 from workbench.results import Result
 
 _MODELS = {"before": "before alignment", "after": "after alignment"}
@@ -46,7 +46,7 @@ def clusters(
     needed = ("model", "position", "layer", "prompt_id", "language", "tier", "harmful", "pc1", "pc2")
     table = table_of(result, needed, figure="clusters")
     explained = None if axes is None else table_of(axes, ("model", "position", "layer", "component", "ratio"), figure="clusters")
-    wanted = positions or in_order(table["position"])
+    wanted = positions or positions_of(table)
     models = [m for m in _MODELS if m in set(table["model"])]
     table = table[table["position"].isin(wanted)]
     prompts = sorted(table["prompt_id"].unique())

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.plots.panels import ROW_HEIGHT, Rows, panels
-from workbench.plots.style import INK, LAYER_AXIS, extremes, in_order, position_name, table_of, titled
+from workbench.plots.style import INK, LAYER_AXIS, extremes, position_name, positions_of, table_of, titled
 from workbench.results import Result
 
 #: Below chance brown, chance near white, perfect teal: told apart without red and green.
@@ -34,7 +34,7 @@ def auroc_by_layer(result: Result | pd.DataFrame, *, refusal: Result | pd.DataFr
     table = table_of(result, ("position", "layer", "language", "tier", "value", "low", "high"), figure="auroc_by_layer")
     if "model" in table:
         table = table[table["model"] == "after"]
-    positions, rows = in_order(table["position"]), Rows.of(table)
+    positions, rows = positions_of(table), Rows.of(table)
     height = 215 + ROW_HEIGHT * max(len(rows.languages), 4)
     tags, layers = list(rows.languages), sorted(table["layer"].unique().tolist())
     fig, cells = panels([position_name(p) for p in positions], shared_yaxes=True, horizontal_spacing=0.05)

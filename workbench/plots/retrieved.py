@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.plots.panels import apart, band, panels
-from workbench.plots.style import LAYER_AXIS, MUTED, colour_of, dash_of, f32, in_order, languages_of, position_name, table_of, titled
+from workbench.plots.style import LAYER_AXIS, MUTED, colour_of, dash_of, f32, languages_of, position_name, positions_of, table_of, titled
 from workbench.results import Result
 
 
@@ -25,7 +25,7 @@ def retrieval_by_layer(result: Result | pd.DataFrame) -> go.Figure:
         Precision at 1, averaged over both directions, 0 to 1. Grey: the 95th percentile of the null and the untrained model.
     """
     table = table_of(result, ("position", "layer", "language", "tier", "value", "low", "high", "null_95"), figure="retrieval_by_layer")
-    languages, positions = languages_of(table), in_order(table["position"])
+    languages, positions = languages_of(table), positions_of(table)
     fig, cells = panels([position_name(p) for p in positions], shared_yaxes=True, horizontal_spacing=0.1)
     height = max(430, 250 + 17 * len(languages))
     for position, cell in zip(positions, cells, strict=True):

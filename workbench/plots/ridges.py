@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.plots.panels import Rows, panels, ticks
-from workbench.plots.style import CLASS_NAMES, CLASS_SYMBOLS, INK, MUTED, colour_of, f32, faded, in_order, position_name, table_of, titled
+from workbench.plots.style import CLASS_NAMES, CLASS_SYMBOLS, INK, MUTED, colour_of, f32, faded, position_name, positions_of, table_of, titled
 from workbench.results import Result
 
 
@@ -33,7 +33,7 @@ def projection_ridges(projections: Result | pd.DataFrame, *, thresholds: Result 
     held_out = "split" in table and (table["split"] == "score").any()
     if held_out:
         table = table[table["split"] == "score"]
-    positions, rows = in_order(table["position"]), Rows.of(table)
+    positions, rows = positions_of(table), Rows.of(table)
     layers = table.groupby("position", sort=False)["layer"].first()
     fig, cells = panels([f"{position_name(p)}, layer {int(layers[p])}" for p in positions], shared_yaxes=True)
     with_points = len(table) <= max_points

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.plots.panels import Rows, connectors, dots, layer_slider, panels
-from workbench.plots.style import extremes, in_order, position_name, table_of, titled
+from workbench.plots.style import extremes, position_name, positions_of, table_of, titled
 from workbench.results import Result
 
 
@@ -26,7 +26,7 @@ def separation(result: Result | pd.DataFrame, *, layer: int | None = None) -> go
         Shares are unitless, 0 (classes coincide) to 1.
     """
     table = table_of(result, ("model", "position", "layer", "language", "tier", "value", "low", "high", "n"), figure="separation")
-    positions, layers = in_order(table["position"]), sorted(table["layer"].unique().tolist())
+    positions, layers = positions_of(table), sorted(table["layer"].unique().tolist())
     after = table[table["model"] == "after"]
     if layer is None or layer not in layers:
         layer = int(after.loc[after["value"].idxmax(), "layer"]) if after["value"].notna().any() else layers[-1]

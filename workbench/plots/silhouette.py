@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.plots.panels import band, panels
-from workbench.plots.style import FACTOR_COLOURS, LAYER_AXIS, MUTED, f32, faded, in_order, position_name, table_of, titled
+from workbench.plots.style import FACTOR_COLOURS, LAYER_AXIS, MUTED, f32, faded, position_name, positions_of, table_of, titled
 from workbench.plots.variance import mark_bottleneck
 from workbench.results import Result
 
@@ -33,7 +33,7 @@ def silhouettes(result: Result | pd.DataFrame, *, bottleneck: Result | pd.DataFr
         table["model"] = "after"
     if "defined" in table:
         table.loc[~table["defined"].astype(bool), ["value", "low", "high"]] = float("nan")
-    positions = in_order(table["position"])
+    positions = positions_of(table)
     fig, cells = panels([position_name(p) for p in positions], shared_yaxes=True)
     for position, cell in zip(positions, cells, strict=True):
         for statistic, name in _NAMES.items():

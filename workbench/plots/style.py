@@ -151,6 +151,12 @@ def in_order(values: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
 
 
+def positions_of(table: pd.DataFrame) -> list[str]:
+    """Return the positions of a table: those with a name in their order in the prompt, then the others."""
+    rank = {name: i for i, name in enumerate(_POSITION_NAMES)}
+    return sorted(in_order(table["position"]), key=lambda position: (rank.get(position, len(rank)), position))
+
+
 def tier_key(tiers: Iterable[str]) -> str:
     """Return the colour key of the tiers as one line of text."""
     present = set(tiers)

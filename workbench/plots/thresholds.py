@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.plots.panels import Rows, connectors, dots, panels
-from workbench.plots.style import MUTED, extremes, in_order, position_name, table_of, titled
+from workbench.plots.style import MUTED, extremes, position_name, positions_of, table_of, titled
 from workbench.results import Result
 
 
@@ -39,7 +39,7 @@ def threshold_transfer(result: Result | pd.DataFrame) -> go.Figure:
         "n",
     )
     table = table_of(result, needed, figure="threshold_transfer")
-    positions, rows = in_order(table["position"]), Rows.of(table)
+    positions, rows = positions_of(table), Rows.of(table)
     layers = table.groupby("position", sort=False)["layer"].first()
     fig, cells = panels([f"{position_name(p)}, layer {int(layers[p])}" for p in positions], shared_yaxes=True)
     for position, cell in zip(positions, cells, strict=True):

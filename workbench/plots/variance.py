@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.plots.panels import Cell, band, panels
-from workbench.plots.style import FACTOR_COLOURS, LAYER_AXIS, MUTED, f32, faded, in_order, position_name, table_of, titled
+from workbench.plots.style import FACTOR_COLOURS, LAYER_AXIS, MUTED, f32, faded, in_order, position_name, positions_of, table_of, titled
 from workbench.results import Result
 
 _FACTORS = ("language", "meaning", "interaction")
@@ -23,7 +23,7 @@ def variance_shares(shares: Result | pd.DataFrame, *, bottleneck: Result | pd.Da
     bottleneck : Result or DataFrame, optional
         Marks the layer range of a position whose verdict is ``"bottleneck"``; nothing is marked otherwise.
     scaling : str, optional
-        The scaling shown first; a menu offers the others. Default: the first in the table.
+        The scaling shown first; a menu offers the others. Default: raw.
 
     Returns
     -------
@@ -39,7 +39,8 @@ def variance_shares(shares: Result | pd.DataFrame, *, bottleneck: Result | pd.Da
     table = table_of(shares, ("position", "scaling", "layer", "factor", "share", "low", "high"), figure="variance_shares")
     if "model" not in table:
         table["model"] = "after"
-    positions, scalings = in_order(table["position"]), in_order(table["scaling"])
+    known, positions = list(_SCALINGS), positions_of(table)
+    scalings = sorted(in_order(table["scaling"]), key=lambda kind: known.index(kind) if kind in known else len(known))
     shown = scaling or scalings[0]
     fig, cells = panels([position_name(p) for p in positions], shared_yaxes=True)
     owner: list[str] = []

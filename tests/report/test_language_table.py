@@ -1,0 +1,90 @@
+"""The table of the first screen: marks follow the tables' verdicts and intervals, nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from fake_run import fake_tables, write_fake_run
+
+from workbench.report.language_table import FAIL, OK, UNSURE, language_rows, verdict
+from workbench.report.record import RunRecord
+from workbench.report.wording import compact, interval, listed, number
+from workbench.results import Result
+
+
+@pytest.fixture
+def rows_with(tmp_path):
+    def build(**tables):
+        folder = write_fake_run(tmp_path / "run", languages=5, layers=4, meanings=8)
+        for name, table in tables.items():
+            Result(table).save(folder / "results" / f"{name}.parquet")
+        run = RunRecord.read(folder)
+        return run, {row.language: row for row in language_rows(run)}
+
+    return build
+
+
+@pytest.fixture
+def tables():
+    return fake_tables(languages=5, layers=4, meanings=8)
+
+
+def test_languages_stand_in_the_order_of_the_figures(rows_with):
+    _, rows = rows_with()
+    assert list(rows) == ["qaa", "qab", "qac", "qad", "qae"]
+    assert [tag for tag, row in rows.items() if row.reference] == ["qaa", "qab", "qac"]
+
+
+@pytest.mark.parametrize(("answer", "state"), [("yes", OK), ("no", FAIL), ("not assessed", UNSURE), ("not enough evidence", UNSURE)])
+def test_understood_is_marked_by_its_verdict_alone(rows_with, tables, answer, state):
+    _, rows = rows_with(understanding=tables["understanding"].assign(understood=answer, value=0.1))
+    assert {line.state for row in rows.values() for line in row.understood} == {state}
+
+
+def test_represented_is_marked_by_its_verdict_alone(rows_with, tables):
+    _, rows = rows_with(harm_represented=tables["harm_represented"].assign(auroc=0.99, represented=False))
+    assert {line.state for row in rows.values() for line in row.represented} == {FAIL}
+
+
+@pytest.mark.parametrize(("low", "state"), [(0.01, FAIL), (0.0, OK), (-0.2, OK)])
+def test_a_threshold_is_marked_when_the_gaps_interval_is_above_zero(rows_with, tables, low, state):
+    _, rows = rows_with(thresholds=tables["thresholds"].assign(gap=0.3, gap_low=low, gap_high=0.5))
+    assert {line.state for row in rows.values() for line in row.transferred} == {state}
+
+
+def test_harmful_refusal_is_marked_only_below_every_reference_language(rows_with, tables):
+    refusal = tables["refusal"].copy()
+    harmful = refusal["statistic"] == "harmful_refusal"
+    refusal.loc[harmful, ["value", "low", "high"]] = [0.9, 0.8, 0.95]
+    refusal.loc[harmful & (refusal["language"] == "qad"), ["value", "low", "high"]] = [0.5, 0.3, 0.79]
+    refusal.loc[harmful & (refusal["language"] == "qae"), ["value", "low", "high"]] = [0.5, 0.3, 0.81]
+    refusal.loc[harmful & (refusal["language"] == "qaa"), ["value", "low", "high"]] = [0.85, 0.8, 0.9]
+    run, rows = rows_with(refusal=refusal)
+    assert [tag for tag, row in rows.items() if row.failing("harmful_refusal")] == ["qad"]
+    assert "1 of 2 other languages: qad" in verdict(run, list(rows.values()))[0]
+
+
+def test_when_no_earlier_stage_is_marked_the_verdict_does_not_invent_one(rows_with, tables):
+    refusal = tables["refusal"].copy()
+    low = (refusal["statistic"] == "harmful_refusal") & (refusal["language"] == "qad")
+    refusal.loc[low, ["value", "low", "high"]] = [0.1, 0.0, 0.2]
+    run, rows = rows_with(
+        refusal=refusal, thresholds=tables["thresholds"].assign(gap_low=-0.1), harm_represented=tables["harm_represented"].assign(represented=True)
+    )
+    assert any("No earlier stage is marked in qad" in sentence for sentence in verdict(run, list(rows.values())))
+
+
+def test_rates_of_the_model_before_are_not_shown_as_its_own(rows_with, tables):
+    refusal = tables["refusal"]
+    _, rows = rows_with(refusal=refusal)
+    row = refusal.query("model == 'after' and language == 'qaa' and statistic == 'harmful_refusal'").iloc[0]
+    assert [line.value for line in rows["qaa"].harmful_refusal] == [f"{100 * row['value']:.0f}"]
+
+
+def test_numbers_are_written_with_a_true_minus_and_a_dash_for_nothing():
+    assert number(-0.041, "+.2f") == "−0.04" and number(float("nan")) == "–" and number(None) == "–"
+    assert interval(0.1, 0.25) == "[0.10, 0.25]" and interval(float("nan"), 1) == ""
+    assert listed(["a", "b", "c"]) == "a, b and c" and listed([]) == "none"
+
+
+def test_hashes_and_records_are_shortened():
+    assert compact({"hash": "ab" * 32, "on": True, "none": None}) == "hash abababababab…; on yes; none none"

@@ -1,0 +1,137 @@
+"""The command line: quick help, clear errors, and each option handed on under its name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from fake_run import write_fake_run
+
+from workbench import cli
+from workbench.errors import PromptError
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """Stand in for the pipeline: note the call, leave a run folder."""
+    calls: dict = {}
+
+    def diagnose(model, **options):
+        calls.update(model=model, **options)
+        return SimpleNamespace(folder=write_fake_run(tmp_path / "run", languages=4, layers=4, meanings=8))
+
+    module = ModuleType("workbench.diagnosis.diagnose")
+    module.diagnose = diagnose
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return calls
+
+
+def run(*argv) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(a) for a in argv])
+    return stop.value.code or 0
+
+
+@pytest.mark.parametrize("command", [(), ("demo",), ("diagnose",), ("capture",), ("report",), ("organism",), ("organism", "train")])
+def test_help_shows_what_a_command_does(command, capsys):
+    assert run(*command, "--help") == 0
+    shown = capsys.readouterr().out
+    assert "Usage: workbench" in shown
+    assert len(command) != 1 or command == ("organism",) or "Example" in shown
+
+
+def test_help_loads_no_heavy_package():
+    code = "import sys; import workbench.cli; print([m for m in ('torch', 'transformers', 'plotly', 'xarray', 'sklearn') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_demo_diagnoses_the_organism_and_ends_with_the_reports_path(asked, capsys, tmp_path):
+    assert run("demo", "--out", tmp_path / "out") == 0
+    assert asked == {"model": "organism:aligned", "before": "organism:base", "prompts": "organism", "out": tmp_path / "out"}
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[-1] == str(tmp_path / "run" / "report.html")
+    assert any("qad" in line for line in lines) and any("bottleneck" in line for line in lines)
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_diagnose_hands_every_option_on_under_its_name(asked, tmp_path):
+    options = [
+        "--before",
+        "base",
+        "--prompts",
+        "set",
+        "--harmless",
+        "h1",
+        "--harmful",
+        "h2",
+        "--subset",
+        "s",
+        "--languages",
+        "en, sw",
+        "--reference",
+        "en",
+    ]
+    options += ["--tiers", "t.csv", "--template", "plain", "--system", "be brief", "--limit", "7", "--refusals", "r.csv", "--max-new-tokens", "9"]
+    options += ["--strip-punctuation", "--null-seeds", "4", "--seed", "5", "--dtype", "float32", "--device", "cpu", "--out", str(tmp_path / "o"), "--redact", "--trust-remote-code"]  # fmt: skip
+    assert run("diagnose", "some/model", *options) == 0
+    text = {k: str(v) if k in ("tiers", "refusals", "out") else v for k, v in asked.items()}
+    assert text == dict(
+        model="some/model", before="base", prompts="set", harmless="h1", harmful="h2", subset="s", languages=["en", "sw"], reference=["en"], tiers="t.csv", template="plain", system="be brief",
+        limit=7, refusals="r.csv", max_new_tokens=9, strip_punctuation=True, null_seeds=4, seed=5, dtype="float32", device="cpu", out=str(tmp_path / "o"), redact=True, trust_remote_code=True,
+    )  # fmt: skip
+
+
+def test_the_pipeline_accepts_every_option_of_the_command():
+    import inspect
+
+    from workbench.diagnosis.diagnose import diagnose
+
+    assert set(inspect.signature(cli.diagnose).parameters) <= set(inspect.signature(diagnose).parameters)
+
+
+def test_a_known_error_is_one_paragraph_on_stderr_with_code_two(monkeypatch, capsys):
+    def fail(*_, **__):
+        raise PromptError("the set 'x' is unknown.\nGive NAME:PATH.")
+
+    monkeypatch.setattr("workbench.report.build_report", fail)
+    assert run("report", "runs/none") == 2
+    shown = capsys.readouterr()
+    assert shown.err.strip() == "the set 'x' is unknown. Give NAME:PATH." and shown.out == ""
+
+
+def test_debug_shows_where_a_known_error_came_from(tmp_path):
+    with pytest.raises(ValueError, match=r"no manifest\.json"):
+        cli.main(["report", str(tmp_path), "--debug"])
+
+
+def test_an_unknown_option_is_a_usage_error(capsys):
+    assert run("report", "--no-such-option") == 2
+    assert "No such option" in capsys.readouterr().err
+
+
+def test_report_rebuilds_from_the_folder_alone(tmp_path, capsys):
+    folder = write_fake_run(tmp_path / "run", languages=4, layers=4, meanings=8)
+    assert run("report", folder) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "report.html")
+
+
+def test_capture_hands_layers_and_positions_on(monkeypatch, tmp_path):
+    calls: dict = {}
+    monkeypatch.setattr("workbench.models.load.load_model", lambda model, **options: ("chat", model, options["template"]))
+    monkeypatch.setattr("workbench.prompts.load_prompts", lambda spec, **options: ("grid", spec, options["limit"]))
+    monkeypatch.setattr("workbench.activations.capture.capture", lambda chat, grid, **options: calls.update(chat=chat, grid=grid, **options))
+    assert run("capture", "m", "--prompts", "p", "--store", tmp_path / "s.zarr", "--layers", "0,8", "--positions", "t_inst", "--limit", "3") == 0
+    assert calls == dict(chat=("chat", "m", None), grid=("grid", "p", 3), layers=[0, 8], positions=["t_inst"], store=tmp_path / "s.zarr")
+
+
+def test_organism_train_reads_names_and_refuses_half_of_them(monkeypatch, tmp_path, capsys):
+    calls: dict = {}
+    module = ModuleType("workbench.organism.train")
+    module.train = lambda out, **options: calls.update(out=out, **options) or out
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert run("organism", "train", "--seed", "3", "--out", tmp_path, "--languages", "qaa=Fenno, qab=Marrish") == 0
+    assert calls == dict(out=tmp_path, seed=3, names={"qaa": "Fenno", "qab": "Marrish"}, progress=True)
+    assert run("organism", "train", "--languages", "qaa") == 2
+    assert "TAG=Name" in capsys.readouterr().err
