@@ -61,6 +61,15 @@ def test_batched_replies_equal_taking_the_most_likely_token_one_prompt_at_a_time
     assert list(replies["prompt_id"]) == list(grid.frame["prompt_id"])
 
 
+def test_padding_with_the_end_token_is_not_read_as_text(tiny_model, grid):
+    chat = tiny_model("llama")
+    tokenizer = copy.deepcopy(chat.tokenizer)
+    tokenizer.pad_token = tokenizer.eos_token
+    other = type(chat)(chat.model, tokenizer, chat.name, chat.path, chat.template, chat.system, chat.checks)
+    expected = generate(chat, grid, max_new_tokens=6, token_budget=1, progress=False)
+    pd.testing.assert_frame_equal(generate(other, grid, max_new_tokens=6, progress=False), expected)
+
+
 def test_the_models_own_sampling_settings_do_not_reach_greedy_replies(tiny_model, grid, caplog):
     chat = tiny_model("llama")
     usual = generate(chat, grid, max_new_tokens=8, progress=False)

@@ -45,6 +45,7 @@ def replies(**texts: str) -> pd.DataFrame:
         ("velo tam mi", "compliance", "qaa"),
         ("su ba", "off_language", "qab"),
         ("drik a pel", "off_language", "qab"),
+        ("su ba zzz yyy xxx", "off_language", "qab"),
         ("", "garbled", None),
         ("   ", "garbled", None),
         ("zzz yyy xxx", "garbled", None),

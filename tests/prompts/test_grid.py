@@ -177,6 +177,15 @@ def test_a_limit_keeps_the_same_meanings_in_every_language_of_a_complete_grid():
     assert limited.provenance["limit"] == 5
 
 
+def test_a_limit_keeps_the_proportions_of_splits_that_are_there():
+    table = pd.DataFrame(rows(n=80))
+    number = table["meaning_id"].str[1:].astype(int) % 40
+    table["split"] = ["fit" if i < 10 else "select" if i < 20 else "score" for i in number]
+    kept = PromptGrid(table).limit(8).frame.drop_duplicates("meaning_id")
+    sizes = {"fit": 2, "select": 2, "score": 4}
+    assert kept.groupby(["harmful", "split"]).size().to_dict() == {(label, split): n for label in (False, True) for split, n in sizes.items()}
+
+
 @settings(max_examples=60, deadline=None)
 @given(ragged(), st.integers(0, 3))
 def test_splits_are_the_same_in_every_language_stratified_and_indifferent_to_row_order(grid, seed):

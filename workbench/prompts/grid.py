@@ -153,7 +153,8 @@ class PromptGrid:
         """
         keep = pd.Series(True, index=self._frame.index)
         if languages is not None:
-            wanted = [normalise(tag) for tag in ([languages] if isinstance(languages, str) else languages)]
+            given = [tag for tag in languages.split(",") if tag.strip()] if isinstance(languages, str) else languages
+            wanted = [normalise(tag) for tag in given]
             for tag in wanted:
                 if tag not in self.tiers:
                     raise PromptError(
@@ -172,15 +173,16 @@ class PromptGrid:
         if meanings is not None:
             keep &= self._frame["meaning_id"].isin(list(meanings))
         if not keep.any():
-            given = f"languages={languages}, split={split}, harmful={harmful}{', meanings=...' if meanings is not None else ''}"
-            raise PromptError(f"None of the {len(self)} prompts satisfies {given}. Loosen one of the conditions.")
+            conditions = f"languages={languages}, split={split}, harmful={harmful}{', meanings=...' if meanings is not None else ''}"
+            raise PromptError(f"None of the {len(self)} prompts satisfies {conditions}. Loosen one of the conditions.")
         return self._trusted(self._frame[keep], self.provenance)
 
     def limit(self, n: int, *, seed: int = 0) -> PromptGrid:
         """Return ``n`` meanings per class and language, the same ones in every language that has them.
 
-        Meanings are drawn in a seeded order that puts those present in more languages first, so a larger ``n`` only adds.
-        A language that lacks one of them (or whose prompts are not parallel to the others') gets its next ones.
+        Meanings are drawn in a seeded order that puts those present in more languages first, so a larger ``n`` only adds. A
+        language that lacks one of them (or whose prompts are not parallel to the others') gets its next ones. Splits that are
+        there keep their proportions.
         """
         if n < 1:
             raise PromptError(f"limit is {n}; expected at least 1 meaning per class.")
@@ -219,10 +221,19 @@ class PromptGrid:
         return self._trusted(table, {**self.provenance, "split_seed": seed, "split_fractions": list(fractions)})
 
     def _drawn(self, seed: int) -> list[str]:
-        """Meanings in a seeded order: those present in more languages first, those present in the same ones together."""
+        """Meanings in a seeded order, so that any first part of it is a fair draw.
+
+        Those present in more languages come first, those present in the same ones together, and among these the splits
+        alternate in proportion to their sizes.
+        """
+        first = self._frame.drop_duplicates("meaning_id").set_index("meaning_id")
         where = self._frame.groupby("meaning_id")["language"].agg(lambda tags: tuple(sorted(tags)))
         key = {m: hashlib.sha256(f"{seed}\0{m}".encode()).hexdigest() for m in where.index}
-        return sorted(where.index, key=lambda m: (-len(where[m]), where[m], key[m]))
+        strata: dict[Any, list[str]] = {}
+        for meaning, harmful, split in zip(first.index, first["harmful"], first["split"], strict=True):
+            strata.setdefault((where[meaning], harmful, split), []).append(meaning)
+        place = {m: (i + 0.5) / len(members) for members in strata.values() for i, m in enumerate(sorted(members, key=key.__getitem__))}
+        return sorted(where.index, key=lambda m: (-len(where[m]), where[m], place[m], key[m]))
 
     # ------------------------------------------------------------------ completeness
 

@@ -100,7 +100,7 @@ def load_prompts(
             f"{spec} has {has} prompts only; both classes are needed. Add the other with --{lacks} SET, for example --{lacks} polyrefuse:PATH."
         )
     if languages is not None:
-        merged = merged.select(languages=[tag for tag in languages.split(",") if tag.strip()] if isinstance(languages, str) else list(languages))
+        merged = merged.select(languages=languages)
     if limit is not None:
         merged = merged.limit(limit, seed=seed)
     return merged.strip_final_punctuation() if strip_punctuation else merged
