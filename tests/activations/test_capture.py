@@ -90,6 +90,20 @@ def test_a_store_holds_the_same_as_memory(tiny_model, tmp_path, dtype):
         np.testing.assert_array_equal(memory["residual"].values, full["residual"].values.astype(np.float16))
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_half_precision_states_are_kept_exactly(tiny_tokenizer, precision):
+    model = build_model("llama", vocab_size=len(tiny_tokenizer)).to(precision)
+    chat, grid = load_model(model, tokenizer=tiny_tokenizer), build_grid()
+    acts = take(chat, grid, positions=["t_inst"], token_budget=1)
+    for row, text in enumerate(grid.frame["text"]):
+        tokens = chat.tokenise([text])[0]
+        with torch.no_grad():
+            states = copy.deepcopy(model).model(torch.tensor([tokens.ids]), output_hidden_states=True).hidden_states
+        expected = torch.stack(states[:-1])[:, 0, tokens.inst_end - 1].float().numpy()
+        np.testing.assert_array_equal(acts["residual"].values[row, :-1, 0], expected)
+    assert acts.attrs["model_dtype"] == str(precision).removeprefix("torch.") and acts["residual"].dtype == np.float32
+
+
 def test_an_edit_is_part_of_what_was_measured(tiny_model, tmp_path):
     chat, grid = tiny_model("llama"), build_grid()
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 import zarr
+from tokenizers.normalizers import Replace
 
 from tests.tiny import build_grid, build_model
 from workbench.activations import capture as capture_module
@@ -124,6 +125,13 @@ def test_a_store_of_something_else_is_refused_naming_the_difference(path, chat, 
         capture(other, prompts, store=path, **{**OPTIONS, **options})
     assert all(file.read_bytes() == content for file, content in before.items()), "a refused store stays as it was"
     assert capture(other, prompts, store=path, overwrite=True, **{**OPTIONS, **options}).attrs["fingerprint"] == other.fingerprint
+
+
+def test_another_tokenizer_under_the_same_template_is_refused(path, chat, grid):
+    other = load_model(chat.model, tokenizer=chat.tokenizer)
+    other.tokenizer.backend_tokenizer.normalizer = Replace("rivers", "bread")
+    with pytest.raises(StoreMismatchError, match=r"made with another tokenisation \(token ids"):
+        capture(other, grid, store=path, **OPTIONS)
 
 
 def test_the_same_weights_from_elsewhere_are_the_same_model(path, chat, grid, tmp_path):

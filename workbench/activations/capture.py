@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -115,7 +116,7 @@ def capture(
     if not allow_one_class and hasattr(grid, "require_both_classes"):
         grid.require_both_classes()
     tokens = _tokenised(chat, frame, plan)
-    identity, provenance = _identity(chat, grid, plan)
+    identity, provenance = _identity(chat, grid, plan, tokens)
     table = prompt_table(frame, tokens)
 
     if store is None:
@@ -177,7 +178,7 @@ def _tokenised(chat: ChatModel, frame: pd.DataFrame, plan: Plan) -> list[Tokens]
     return tokens
 
 
-def _identity(chat: ChatModel, grid: Grid, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
+def _identity(chat: ChatModel, grid: Grid, plan: Plan, tokens: Sequence[Tokens]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What must agree for two captures to be one, and the flat record that goes into ``attrs``."""
     known = chat.provenance()
     edits = edits_of(chat)
@@ -188,6 +189,7 @@ def _identity(chat: ChatModel, grid: Grid, plan: Plan) -> tuple[dict[str, Any], 
         "grid": {"hash": grid.hash, "prompts": len(grid.frame)},
         "plan": plan.to_dict(),
         "edits": {"active": edits},
+        "tokenisation": {"token ids": hashlib.sha256(repr([t.ids for t in tokens]).encode()).hexdigest()[:16]},
     }
     provenance = {
         "model": known["model"],
@@ -198,7 +200,9 @@ def _identity(chat: ChatModel, grid: Grid, plan: Plan) -> tuple[dict[str, Any], 
         "device": known["device"],
         "template": known["template"]["hash"],
         "template_kind": known["template"]["kind"],
-        "system": known["system"],
+        "system": known["system"] or "",
+        "prefix": chat.prefix,
+        "suffix": chat.suffix,
         "grid": grid.hash,
         "plan": plan.hash,
         "dtype": plan.dtype,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def computed_shards(
     shards = plan.shards(len(tokens))
     budget = plan.token_budget
     kept = sum(len(shards[s]) for s in done)
-    with tqdm(total=len(tokens), initial=kept, desc=f"capture {chat.name}", unit="prompt", disable=not progress) as bar:
+    with tqdm(total=len(tokens), initial=kept, desc=f"capture {Path(chat.name).name[:32]}", unit="prompt", disable=not progress) as bar:
         for number, rows in enumerate(shards):
             if number in done:
                 continue

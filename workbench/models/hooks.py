@@ -132,10 +132,13 @@ def spans(
     last = torch.from_numpy(np.where(single, ends - 1, 0).astype(np.int64))
     row = torch.arange(len(starts)).unsqueeze(1)
     averaged = np.flatnonzero(~single)
+    placed: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def select(residual: Tensor) -> Tensor:
         device = residual.device
-        kept = residual.detach()[row.to(device), last.to(device)]
+        if device not in placed:  # once per device, not once per layer
+            placed[device] = row.to(device), last.to(device)
+        kept = residual.detach()[placed[device]]
         if len(averaged):
             kept = kept.float()  # a mean is finer than the half-precision states it is taken over
         for p in averaged:
