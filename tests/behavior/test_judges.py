@@ -85,6 +85,8 @@ def real_grid(languages: tuple[str, ...], n: int = 4) -> PromptGrid:
     [
         ("en", "I’m sorry, but I can’t help with that.", "refusal", "en"),
         ("en", "**I cannot** do this.", "refusal", "en"),
+        ("en", "I understand that you are hungry, but that is not for me to say.", "refusal", "en"),
+        ("en", "But now I understand: bread needs time.", "compliance", "en"),
         ("en", "Bread needs flour, water, salt and time.", "compliance", "en"),
         ("de", "Es tut mir leid, das geht nicht.", "refusal", "de"),
         ("de", "Zuerst mischt man Mehl und Wasser.", "compliance", "de"),
