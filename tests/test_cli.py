@@ -57,30 +57,14 @@ def test_demo_diagnoses_the_organism_and_ends_with_the_reports_path(asked, capsy
 
 
 def test_diagnose_hands_every_option_on_under_its_name(asked, tmp_path):
-    options = [
-        "--before",
-        "base",
-        "--prompts",
-        "set",
-        "--harmless",
-        "h1",
-        "--harmful",
-        "h2",
-        "--subset",
-        "s",
-        "--languages",
-        "en, sw",
-        "--reference",
-        "en",
-    ]
-    options += ["--tiers", "t.csv", "--template", "plain", "--system", "be brief", "--limit", "7", "--refusals", "r.csv", "--max-new-tokens", "9"]
-    options += ["--strip-punctuation", "--null-seeds", "4", "--seed", "5", "--dtype", "float32", "--device", "cpu", "--out", str(tmp_path / "o"), "--redact", "--trust-remote-code"]  # fmt: skip
+    given = dict(before="base", prompts="set", harmless="h1", harmful="h2", subset="s", tiers="t.csv", template="plain", system="be brief")
+    given |= dict(limit=7, refusals="r.csv", max_new_tokens=9, null_seeds=4, seed=5, dtype="float32", device="cpu", out=str(tmp_path / "o"))
+    flags = ("strip_punctuation", "redact", "trust_remote_code")
+    options = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
+    options += ["--languages", "en, sw", "--reference", "en", *(f"--{flag.replace('_', '-')}" for flag in flags)]
     assert run("diagnose", "some/model", *options) == 0
-    text = {k: str(v) if k in ("tiers", "refusals", "out") else v for k, v in asked.items()}
-    assert text == dict(
-        model="some/model", before="base", prompts="set", harmless="h1", harmful="h2", subset="s", languages=["en", "sw"], reference=["en"], tiers="t.csv", template="plain", system="be brief",
-        limit=7, refusals="r.csv", max_new_tokens=9, strip_punctuation=True, null_seeds=4, seed=5, dtype="float32", device="cpu", out=str(tmp_path / "o"), redact=True, trust_remote_code=True,
-    )  # fmt: skip
+    found = {name: str(value) if name in ("tiers", "refusals", "out") else value for name, value in asked.items()}
+    assert found == given | dict(model="some/model", languages=["en", "sw"], reference=["en"]) | dict.fromkeys(flags, True)
 
 
 def test_the_pipeline_accepts_every_option_of_the_command():

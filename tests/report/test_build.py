@@ -15,10 +15,17 @@ from workbench.report import build_report
 from workbench.report.limits import ORGANISM
 from workbench.results import Result
 
+SMALL = dict(languages=8, layers=5, meanings=8)
+SLOW_TO_DRAW = ("clusters", "separation", "projections")
+
 
 def page_of(folder) -> str:
-    """Return the report without plotly's own script."""
-    page = build_report(folder).read_text(encoding="utf-8")
+    """Build the report and return it without plotly's own script."""
+    return without_plotly(build_report(folder))
+
+
+def without_plotly(report) -> str:
+    page = report.read_text(encoding="utf-8")
     start, end = page.index("<script>"), page.index("</script>")
     return page[:start] + page[end:]
 
@@ -29,12 +36,17 @@ def prose_of(page: str) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return write_fake_run(tmp_path_factory.mktemp("run"))
+    return write_fake_run(tmp_path_factory.mktemp("run"), **SMALL)
 
 
 @pytest.fixture(scope="module")
-def page(run):
-    return page_of(run)
+def report(run):
+    return build_report(run)
+
+
+@pytest.fixture(scope="module")
+def page(report):
+    return without_plotly(report)
 
 
 def test_the_report_draws_every_figure_and_gives_each_one_caption(page):
@@ -44,39 +56,34 @@ def test_the_report_draws_every_figure_and_gives_each_one_caption(page):
     assert page.count('class="plotly-graph-div"') == 12
 
 
-def test_each_figure_is_a_file_of_its_own_with_the_script_beside_it(run):
-    build_report(run)
+def test_each_figure_is_a_file_of_its_own_with_the_script_beside_it(run, report):
     files = sorted(p.name for p in (run / "figures").iterdir())
     assert "plotly.min.js" in files and len([f for f in files if f.endswith(".html")]) == 12
     assert "https://cdn" not in (run / "figures" / "auroc_by_layer.html").read_text(encoding="utf-8")
 
 
-def test_the_script_is_embedded_once_and_nothing_is_loaded_from_elsewhere(run):
-    page = build_report(run).read_text(encoding="utf-8")
+def test_the_script_is_embedded_once_and_nothing_is_loaded_from_elsewhere(report):
+    page = report.read_text(encoding="utf-8")
     assert page.count("plotly.js v") == 1
     assert "default-src 'none'" in page
     assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", page)
 
 
-def test_the_same_folder_gives_the_same_bytes(run):
-    assert build_report(run).read_bytes() == build_report(run).read_bytes()
-
-
-def test_only_the_manifest_the_summary_and_the_tables_are_read(run, tmp_path):
+def test_the_tables_alone_give_the_same_report_byte_for_byte(run, report, tmp_path):
     copy = tmp_path / "copy"
     (copy / "results").mkdir(parents=True)
     for name in ("manifest.json", "summary.json"):
         shutil.copy(run / name, copy / name)
     for table in (run / "results").iterdir():
         shutil.copy(table, copy / "results")
-    assert build_report(copy).read_bytes() == build_report(run).read_bytes()
+    assert build_report(copy).read_bytes() == report.read_bytes()
 
 
 def test_neither_prompts_nor_replies_enter_the_report(tmp_path):
-    folder = write_fake_run(tmp_path)
-    table = fake_tables()["prompts"].assign(text="a sentence that must stay out")
+    folder = write_fake_run(tmp_path, **SMALL)
+    table = fake_tables(**SMALL)["prompts"].assign(text="a sentence that must stay out")
     Result(table).save(folder / "results" / "prompts.parquet")
-    outcomes = fake_tables()["outcomes"].assign(reply="a reply that must stay out")
+    outcomes = fake_tables(**SMALL)["outcomes"].assign(reply="a reply that must stay out")
     Result(outcomes).save(folder / "results" / "outcomes.parquet")
     (folder / "replies.jsonl").write_text('{"reply": "a reply that must stay out"}\n', encoding="utf-8")
     page = page_of(folder)
@@ -85,13 +92,13 @@ def test_neither_prompts_nor_replies_enter_the_report(tmp_path):
 
 
 def test_text_from_the_run_is_escaped(tmp_path):
-    folder = write_fake_run(tmp_path, without=("clusters", "projections"))
+    folder = write_fake_run(tmp_path, without=("clusters", "separation"), **SMALL)
     attack = "</script><script>alert(1)</script><img src=x>"
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     manifest["spec"]["model"]["model"] = attack
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     (folder / "summary.json").unlink()
-    tables = fake_tables()
+    tables = fake_tables(**SMALL)
     for name in ("understanding", "dropped", "bottleneck"):
         Result(tables[name].assign(reason=attack)).save(folder / "results" / f"{name}.parquet")
     ids = tables["projections"]
@@ -102,32 +109,36 @@ def test_text_from_the_run_is_escaped(tmp_path):
 
 
 def test_the_verdict_names_the_languages_whose_refusal_is_below_the_reference(page):
-    prose = prose_of(page)
-    assert "below every reference language (qaa, qab and qac), with intervals apart, in 3 of 5 other languages: qaf, qag and qah." in prose
-    assert "calibration is marked in 3 of 3" in prose
+    rates = fake_tables(**SMALL)["refusal"].query("model == 'after' and statistic == 'harmful_refusal'").set_index("language")
+    floor = rates.loc[["qaa", "qab", "qac"], "low"].min()
+    below = sorted(rates.index[rates["high"] < floor])
+    assert 2 <= len(below) <= 5
+    said = f"below every reference language (qaa, qab and qac), with intervals apart, in {len(below)} of 5 other languages: "
+    assert said + ", ".join(below[:-1]) + f" and {below[-1]}." in prose_of(page)
 
 
 def test_overlapping_intervals_make_no_claim(tmp_path):
-    folder = write_fake_run(tmp_path)
-    refusal = fake_tables()["refusal"].assign(low=0.0, high=1.0)
+    folder = write_fake_run(tmp_path, without=SLOW_TO_DRAW, **SMALL)
+    refusal = fake_tables(**SMALL)["refusal"].assign(low=0.0, high=1.0)
     Result(refusal).save(folder / "results" / "refusal.parquet")
     prose = prose_of(page_of(folder))
     assert "In none of 5 other languages" in prose and "not evidence of equality" in prose
 
 
 def test_a_bottleneck_is_named_only_with_its_verdict(tmp_path, page):
-    assert "4 (3 to 5)" in prose_of(page)
-    folder = write_fake_run(tmp_path)
-    undecided = fake_tables()["bottleneck"].assign(verdict="not enough evidence", layer=4, low=3, high=5)
+    assert "2 (1 to 3)" in prose_of(page)
+    folder = write_fake_run(tmp_path, without=SLOW_TO_DRAW, **SMALL)
+    undecided = fake_tables(**SMALL)["bottleneck"].assign(verdict="not enough evidence", layer=2, low=1, high=3)
     Result(undecided).save(folder / "results" / "bottleneck.parquet")
-    prose = prose_of(page_of(folder))
-    assert "4 (3 to 5)" not in prose and "not enough evidence" in prose
-    assert "bottleneck, layer" not in page_of(folder)
+    undecided_page = page_of(folder)
+    prose = prose_of(undecided_page)
+    assert "2 (1 to 3)" not in prose and "not enough evidence" in prose
+    assert "bottleneck, layer" not in undecided_page
 
 
 def test_an_undefined_bottleneck_does_not_break_the_page(tmp_path):
-    folder = write_fake_run(tmp_path)
-    nothing = fake_tables()["bottleneck"].assign(verdict="undefined", layer=float("nan"), low=float("nan"), high=float("nan"))
+    folder = write_fake_run(tmp_path, without=SLOW_TO_DRAW, **SMALL)
+    nothing = fake_tables(**SMALL)["bottleneck"].assign(verdict="undefined", layer=float("nan"), low=float("nan"), high=float("nan"))
     Result(nothing).save(folder / "results" / "bottleneck.parquet")
     assert "undefined" in prose_of(page_of(folder))
 
@@ -153,7 +164,7 @@ def test_the_box_says_what_the_evidence_cannot_say(page, subject):
 
 def test_an_organism_says_nothing_about_real_languages(tmp_path, page):
     assert ORGANISM in prose_of(page)
-    assert ORGANISM not in prose_of(page_of(write_fake_run(tmp_path, organism=False)))
+    assert ORGANISM not in prose_of(page_of(write_fake_run(tmp_path, organism=False, without=SLOW_TO_DRAW, **SMALL)))
 
 
 ALL = sorted(fake_tables(languages=3, layers=3, meanings=8))
@@ -161,7 +172,8 @@ ALL = sorted(fake_tables(languages=3, layers=3, meanings=8))
 
 @pytest.mark.parametrize("missing", ALL)
 def test_a_missing_table_becomes_a_sentence(tmp_path, missing):
-    page = page_of(write_fake_run(tmp_path, without=(missing,), languages=4, layers=4, meanings=8))
+    left_out = {missing, *(SLOW_TO_DRAW if missing not in SLOW_TO_DRAW else ())}
+    page = page_of(write_fake_run(tmp_path, without=tuple(left_out), languages=4, layers=3, meanings=8))
     assert "Where the safety decision fails" in page
 
 
@@ -171,13 +183,13 @@ def test_a_run_without_any_table_still_gives_a_page(tmp_path):
 
 
 def test_without_a_model_before_the_page_says_so(tmp_path):
-    prose = prose_of(page_of(write_fake_run(tmp_path, before=False, languages=4, layers=4, meanings=8)))
+    prose = prose_of(page_of(write_fake_run(tmp_path, without=SLOW_TO_DRAW, before=False, languages=4, layers=4, meanings=8)))
     assert "No model before alignment was given" in prose and "none given" in prose
 
 
 def test_an_unfinished_run_is_called_unfinished(tmp_path, page):
     assert "not finished" not in page
-    folder = write_fake_run(tmp_path, languages=4, layers=4, meanings=8)
+    folder = write_fake_run(tmp_path, without=SLOW_TO_DRAW, languages=4, layers=4, meanings=8)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     (folder / "manifest.json").write_text(json.dumps(manifest | {"status": "started"}), encoding="utf-8")
     assert "not finished" in page_of(folder)
@@ -195,8 +207,8 @@ def test_a_broken_manifest_is_refused(tmp_path):
 
 
 def test_missing_values_are_dashes_not_nan(tmp_path):
-    folder = write_fake_run(tmp_path)
-    tables = fake_tables()
+    folder = write_fake_run(tmp_path, without=SLOW_TO_DRAW, **SMALL)
+    tables = fake_tables(**SMALL)
     Result(tables["understanding"].assign(value=float("nan"), low=float("nan"), high=float("nan"), understood="not assessed")).save(
         folder / "results" / "understanding.parquet"
     )

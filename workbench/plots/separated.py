@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.plots.panels import Rows, connectors, dots, layer_slider, panels
+from workbench.plots.panels import Cell, Rows, connectors, dots, layer_slider, panels
 from workbench.plots.style import extremes, position_name, positions_of, table_of, titled
 from workbench.results import Result
 
@@ -30,11 +32,14 @@ def separation(result: Result | pd.DataFrame, *, layer: int | None = None) -> go
     after = table[table["model"] == "after"]
     if layer is None or layer not in layers:
         layer = int(after.loc[after["value"].idxmax(), "layer"]) if after["value"].notna().any() else layers[-1]
-    fig = _at(table, positions, layer)
-    fig.frames = [go.Frame(name=str(k), data=_at(table, positions, k).data) for k in layers]
+    rows = Rows.of(table)
+    fig, cells = panels([position_name(p) for p in positions], shared_yaxes=True)
+    _draw(fig, rows, table, positions, cells, layer)
+    rows.label(fig)
+    fig.update_xaxes(title_text="between-class share of variance (0 to 1)", range=[-0.02, 1.02], dtick=0.25)
+    fig.frames = [_frame(rows, table, positions, cells, k) for k in layers]
     layer_slider(fig, layers, layer)
     shown = after[(after["layer"] == layer) & (after["position"] == positions[-1])]
-    rows = Rows.of(table)
     titled(
         fig,
         f"Separation of the classes at {positions[-1]}, layer {layer}: {extremes(shown, 'value')}",
@@ -44,19 +49,32 @@ def separation(result: Result | pd.DataFrame, *, layer: int | None = None) -> go
     return fig
 
 
-def _at(table: pd.DataFrame, positions: list[str], layer: int) -> go.Figure:
+class _Traces:
+    """Stands in for a figure and keeps the traces added to it: building a whole figure per layer would take seconds."""
+
+    def __init__(self) -> None:
+        self.added: list[dict[str, Any]] = []
+
+    def add_scatter(self, *, row: int, col: int, **trace: Any) -> None:
+        """Keep one trace."""
+        self.added.append(trace)
+
+
+def _draw(fig: Any, rows: Rows, table: pd.DataFrame, positions: list[str], cells: list[Cell], layer: int) -> None:
     """Draw one layer. Every layer has the same traces in the same order, which is what frames need."""
-    rows = Rows.of(table)
-    fig, cells = panels([position_name(p) for p in positions], shared_yaxes=True)
     for position, cell in zip(positions, cells, strict=True):
         here = table[(table["position"] == position) & (table["layer"] == layer)]
-        wide = here.pivot_table(index=["language", "tier"], columns="model", values="value", sort=False).reset_index()
+        wide = here.pivot_table(index=["language", "tier"], columns="model", values="value", sort=False, dropna=False).reset_index()
         if {"before", "after"} <= set(wide.columns):
             connectors(fig, rows, wide, cell, "before", "after")
         for model, symbol in (("before", "square-open"), ("after", "square")):
-            part = here[here["model"] == model]
             if (table["model"] == model).any():
-                dots(fig, rows, part, cell, name=f"{model} alignment", symbol=symbol, legend=cell == cells[0])
-    rows.label(fig)
-    fig.update_xaxes(title_text="between-class share of variance (0 to 1)", range=[-0.02, 1.02], dtick=0.25)
-    return fig
+                dots(fig, rows, here[here["model"] == model], cell, name=f"{model} alignment", symbol=symbol, legend=cell == cells[0])
+
+
+def _frame(rows: Rows, table: pd.DataFrame, positions: list[str], cells: list[Cell], layer: int) -> go.Frame:
+    """Return what moves when the slider goes to a layer."""
+    traces = _Traces()
+    _draw(traces, rows, table, positions, cells, layer)
+    moving = [{key: trace[key] for key in ("x", "y", "error_x", "customdata") if key in trace} for trace in traces.added]
+    return go.Frame(name=str(layer), data=[{"type": "scatter", **trace} for trace in moving], traces=list(range(len(moving))))

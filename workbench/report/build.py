@@ -79,6 +79,8 @@ def build_report(run_folder: str | Path) -> Path:
     from plotly.offline import get_plotlyjs
 
     run = RunRecord.read(run_folder)
+    (run.folder / "figures").mkdir(exist_ok=True)
+    (run.folder / "figures" / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
     rows = language_rows(run)
     sections = _sections(run)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -123,12 +125,17 @@ def _figure(
     except DataError as error:
         log.warning("figure %s was not drawn: %s", name, error)
         return Figure(name, missing=f"Not drawn: {error}")
-    div = f"fig-{name}"
-    folder = run.folder / "figures"
-    folder.mkdir(exist_ok=True)
-    figure.write_html(folder / f"{name}.html", include_plotlyjs="directory", div_id=div, auto_play=False, config=_CONFIG)
-    html = figure.to_html(full_html=False, include_plotlyjs=False, div_id=div, auto_play=False, config=_CONFIG)
+    html = figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"fig-{name}", auto_play=False, config=_CONFIG)
+    _alone(run.folder / "figures" / f"{name}.html", figure.layout.title.text or name, html)
     return Figure(name, Markup(html), sentence)
+
+
+def _alone(path: Path, title: str, html: str) -> None:
+    """Write a figure as a page of its own, with plotly's script beside it."""
+    from html import escape
+
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><script src="plotly.min.js"></script>'
+    path.write_text(f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{html}</body></html>\n', encoding="utf-8")
 
 
 def _sections(run: RunRecord) -> list[Section]:
