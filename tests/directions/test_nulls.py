@@ -6,6 +6,8 @@ import pytest
 from planted import activations, with_harm
 
 from workbench.directions import (
+    AurocTable,
+    HarmNulls,
     choose_layer,
     difference_in_means,
     harm_direction,
@@ -18,6 +20,7 @@ from workbench.directions import (
 from workbench.directions.nulls import SURFACE, TEST_LABELS, TRAINING_LABELS, UNTRAINED, shuffle_by_meaning
 from workbench.errors import DataError
 from workbench.geometry.cells import labels_of
+from workbench.statistics import auroc_p_value
 
 HIGH = ["qaa", "qab", "qac"]
 
@@ -68,11 +71,19 @@ def test_without_a_control_the_claim_is_not_made(rng):
     assert not table["represented"].any() and table["reason"].str.contains("not measured: the untrained model").all()
 
 
-def test_many_languages_are_corrected_for(rng, untrained):
-    acts = activations(with_harm(rng, 2.2, n_languages=5, n=256)[0])
-    table, _ = verdicts(acts, untrained, rng=rng)
-    assert (table["represented"] == (table["p_holm"] <= 0.05)).all()
-    assert (table.loc[table["represented"], "low"] > table.loc[table["represented"], ["null_labels_95", "surface"]].max(axis=1)).all()
+def test_many_languages_are_corrected_for():
+    languages, limit = [f"qa{c}" for c in "abcdefgh"], 0.6
+    case = {"position": "t_inst", "layer": 3, "tier": "low", "low": 0.0, "high": 1.0, "n_harmful": 24, "n_harmless": 24}
+    auroc = AurocTable(pd.DataFrame([{**case, "language": a, "value": 0.99 if a == "qaa" else 0.79} for a in languages]))
+    row = {"seed": 0, "position": "t_inst", "layer": 3, "value": limit}
+    kinds = (TEST_LABELS, TRAINING_LABELS, UNTRAINED, SURFACE)
+    nulls = HarmNulls(pd.DataFrame([{**row, "null": null, "language": a} for null in kinds for a in languages]).astype({"layer": "Int64"}))
+    alone = auroc_p_value(0.79, limit, 24, 24)
+    assert 0.05 / 7 < alone < 0.05  # enough for one language, not for eight
+    table = harm_represented(auroc, nulls, {"t_inst": 3}).table.set_index("language")
+    assert table["represented"].tolist() == [True] + [False] * 7
+    assert table.loc["qab", "p_holm"] == pytest.approx(7 * alone)
+    assert "only before correcting for the languages" in table.loc["qab", "reason"]
 
 
 def test_null_draws_without_harm_lie_around_one_half_and_the_maximum_above(rng):

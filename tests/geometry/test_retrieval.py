@@ -64,6 +64,15 @@ def test_leaving_out_a_meaning_equals_computing_without_it(rng):
         assert (hits.sum() - hits[k] + gain[k]) / 11 == pytest.approx(expected)
 
 
+def test_both_ways_are_averaged(rng):
+    shared = rng.normal(size=(64, 5))
+    states = np.stack([shared, shared + 1.2 * rng.normal(size=shared.shape)])[:, :, None, None]
+    table = retrieval(activations(states), ["qaa"], split=None, permutations=0).table.set_index("language")
+    first, second = unit_states(states[:, :, 0, 0].astype(np.float32).astype(np.float64))
+    there, back = (np.diag(precision_at_1(m)[0]).mean() for m in (first @ second.T, second @ first.T))
+    assert there != back and table.loc["qab", "value"] == pytest.approx((there + back) / 2)
+
+
 def test_the_layer_is_chosen_on_the_select_split_only(rng):
     states = additive(rng, [1, 1, 1], [0, 1.0, 1.0], n_languages=3, n=64, hidden=16)
     split = np.array(["fit", "fit", "select", "score"])[(np.arange(64) // 2) % 4]
