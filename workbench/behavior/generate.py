@@ -185,7 +185,6 @@ def _greedy(chat: ChatModel, max_new_tokens: int, stops: list[int]) -> Any:
     pad = next((token for token in (chat.tokenizer.pad_token_id, *stops) if token is not None), 0)
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
-        min_new_tokens=0,
         min_length=0,
         do_sample=False,
         num_beams=1,
