@@ -142,6 +142,15 @@ def test_clusters_have_a_frame_per_layer_and_the_slider_starts_where_asked(table
         np.testing.assert_array_equal(shown.x, framed.x)
 
 
+def test_separation_moves_its_dots_and_its_title_with_the_slider(tables):
+    figure = plots.separation(tables["separation"], layer=2)
+    frame = next(f for f in figure.frames if f.name == "8")
+    again = plots.separation(tables["separation"], layer=8)
+    assert frame.layout.title.text == again.layout.title.text != figure.layout.title.text
+    for framed, drawn in zip(frame.data, again.data, strict=True):
+        np.testing.assert_array_equal(framed.x, drawn.x)
+
+
 def test_clusters_hover_names_the_prompt_and_the_marker_is_the_class(figures, tables):
     labels = tables["clusters"].drop_duplicates("prompt_id").set_index("prompt_id")["harmful"]
     seen = set()

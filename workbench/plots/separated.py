@@ -28,6 +28,8 @@ def separation(result: Result | pd.DataFrame, *, layer: int | None = None) -> go
         Shares are unitless, 0 (classes coincide) to 1.
     """
     table = table_of(result, ("model", "position", "layer", "language", "tier", "value", "low", "high", "n"), figure="separation")
+    if "statistic" in table and (table["statistic"] == "between_class_share").any():
+        table = table[table["statistic"] == "between_class_share"]
     positions, layers = positions_of(table), sorted(table["layer"].unique().tolist())
     after = table[table["model"] == "after"]
     if layer is None or layer not in layers:
@@ -39,14 +41,12 @@ def separation(result: Result | pd.DataFrame, *, layer: int | None = None) -> go
     fig.update_xaxes(title_text="between-class share of variance (0 to 1)", range=[-0.02, 1.02], dtick=0.25)
     fig.frames = [_frame(rows, table, positions, cells, k) for k in layers]
     layer_slider(fig, layers, layer)
-    shown = after[(after["layer"] == layer) & (after["position"] == positions[-1])]
-    titled(
-        fig,
-        f"Separation of the classes at {positions[-1]}, layer {layer}: {extremes(shown, 'value')}",
-        tiers=rows.languages.values(),
-        height=rows.height + 80,
-    )
-    return fig
+    return titled(fig, _title(table, positions[-1], layer), tiers=rows.languages.values(), height=rows.height + 80)
+
+
+def _title(table: pd.DataFrame, position: str, layer: int) -> str:
+    shown = table[(table["model"] == "after") & (table["layer"] == layer) & (table["position"] == position)]
+    return f"Separation of the classes at {position}, layer {layer}: {extremes(shown, 'value')}"
 
 
 class _Traces:
@@ -77,4 +77,5 @@ def _frame(rows: Rows, table: pd.DataFrame, positions: list[str], cells: list[Ce
     traces = _Traces()
     _draw(traces, rows, table, positions, cells, layer)
     moving = [{key: trace[key] for key in ("x", "y", "error_x", "customdata") if key in trace} for trace in traces.added]
-    return go.Frame(name=str(layer), data=[{"type": "scatter", **trace} for trace in moving], traces=list(range(len(moving))))
+    data, title = [{"type": "scatter", **trace} for trace in moving], _title(table, positions[-1], layer)
+    return go.Frame(name=str(layer), data=data, traces=list(range(len(data))), layout=dict(title=dict(text=title)))

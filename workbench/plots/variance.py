@@ -71,7 +71,8 @@ def variance_shares(shares: Result | pd.DataFrame, *, bottleneck: Result | pd.Da
             ]
         )
     fig.update_xaxes(title_text=LAYER_AXIS)
-    fig.update_yaxes(range=[-0.02, 1.02])
+    lowest = min(0.0, float(table["low"].min())) if table["low"].notna().any() else 0.0
+    fig.update_yaxes(range=[lowest - 0.02, 1.02])
     fig.update_yaxes(title_text="share of variance (0 to 1)", col=1)
     after = table[(table["model"] == "after") & (table["factor"] == "meaning") & (table["scaling"] == shown)]
     peak = after.loc[after["share"].idxmax()] if after["share"].notna().any() else None

@@ -44,13 +44,15 @@ def understanding(run: RunRecord, table: pd.DataFrame) -> str:
 
 
 def retrieval(run: RunRecord, table: pd.DataFrame) -> str:
-    means = table.groupby(["position", "layer"])["value"].mean()
-    if not means.notna().any():
+    if not table["value"].notna().any():
         return "Translation retrieval was not measurable."
-    position, layer = means.idxmax()
+    chosen = table[table["chosen"].astype(bool)] if "chosen" in table else table.iloc[:0]
+    among = chosen if chosen["value"].notna().any() else table
+    position, layer = among.groupby(["position", "layer"])["value"].mean().idxmax()
     best = table[(table["position"] == position) & (table["layer"] == layer)]
+    how = "the layer chosen on other meanings" if among is chosen else "its best layer on average"
     return (
-        f"At its best layer on average ({layer}, {position}) a request's translation is the nearest neighbour for {_ends(best)} of meanings; "
+        f"At {how} ({layer}, {position}) a request's translation is the nearest neighbour for {_ends(best)} of meanings; "
         f"the null's 95th percentile is at most {number(best['null_95'].max())} there."
     )
 
