@@ -142,7 +142,8 @@ def _verdict(
         value, low, high = rise[name]
         return f"layer {end} by {value:+.2f} [{low:+.2f}, {high:+.2f}]"
 
-    both = f"Layer {layer} is above {told('first', first)} and {told('last', last)}"
+    above = all(value > 0 for value, _, _ in rise.values())
+    both = f"Layer {layer} {'is above' if above else 'differs from'} {told('first', first)} and {told('last', last)}"
     if any(high < margin for _, _, high in rise.values()):
         return "no bottleneck", f"{both}; at least {margin:.2f} over both ends is asked for and ruled out."
     if leaves:
