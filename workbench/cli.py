@@ -248,7 +248,7 @@ def _figures(run: Any) -> list[Table]:
         "selectivity": "selectivity\npoints",
     }
     title = f"{run.model}: a controlled model with invented languages" if run.is_organism else run.model
-    languages = Table(title=title, caption="x: marked in the report. Intervals are there.", title_justify="left", caption_justify="left")
+    languages = Table(title=title, caption="x marked, ? undecided. The report has the intervals.", title_justify="left", caption_justify="left")
     languages.add_column("language", no_wrap=True)
     for name in columns.values():
         languages.add_column(name, justify="right")
@@ -256,7 +256,7 @@ def _figures(run: Any) -> list[Table]:
         cells = []
         for stage in columns:
             lines = getattr(row, stage)
-            cells.append("\n".join(f"{line.value}{' x' if line.state == 'fail' else ''}" for line in lines) or "-")
+            cells.append("\n".join(f"{line.value}{_MARKS.get(line.state, '')}" for line in lines) or "-")
         languages.add_row(f"{row.language} ({row.tier})", *cells)
     tables = [languages]
     found = run.table("bottleneck", model=None)
@@ -273,6 +273,9 @@ def _figures(run: Any) -> list[Table]:
             bottleneck.add_row(str(row.get("model", "after")), str(row["position"]), str(row["verdict"]), layer)
         tables.append(bottleneck)
     return tables
+
+
+_MARKS = {"fail": " x", "unsure": " ?"}
 
 
 def _tags(text: str | None) -> list[str] | None:

@@ -40,14 +40,16 @@ def test_understood_is_marked_by_its_verdict_alone(rows_with, tables, answer, st
     assert {line.state for row in rows.values() for line in row.understood} == {state}
 
 
-def test_represented_is_marked_by_its_verdict_alone(rows_with, tables):
-    _, rows = rows_with(harm_represented=tables["harm_represented"].assign(auroc=0.99, represented=False))
-    assert {line.state for row in rows.values() for line in row.represented} == {FAIL}
+@pytest.mark.parametrize(("represented", "high", "state"), [(True, 0.99, OK), (False, 0.99, UNSURE), (False, 0.6, FAIL)])
+def test_harm_is_marked_as_not_represented_only_when_the_whole_interval_is_below_a_null(rows_with, tables, represented, high, state):
+    table = tables["harm_represented"].assign(auroc=0.58, low=0.5, high=high, represented=represented, untrained_high=0.66)
+    _, rows = rows_with(harm_represented=table)
+    assert {line.state for row in rows.values() for line in row.represented} == {state}
 
 
-@pytest.mark.parametrize(("low", "state"), [(0.01, FAIL), (0.0, OK), (-0.2, OK)])
-def test_a_threshold_is_marked_when_the_gaps_interval_is_above_zero(rows_with, tables, low, state):
-    _, rows = rows_with(thresholds=tables["thresholds"].assign(gap=0.3, gap_low=low, gap_high=0.5))
+@pytest.mark.parametrize(("low", "high", "state"), [(0.01, 0.5, FAIL), (0.0, 0.5, UNSURE), (-0.2, 0.06, UNSURE), (-0.2, 0.04, OK)])
+def test_a_threshold_is_marked_when_the_gaps_interval_is_above_zero(rows_with, tables, low, high, state):
+    _, rows = rows_with(thresholds=tables["thresholds"].assign(gap=0.3, gap_low=low, gap_high=high))
     assert {line.state for row in rows.values() for line in row.transferred} == {state}
 
 
@@ -68,7 +70,9 @@ def test_when_no_earlier_stage_is_marked_the_verdict_does_not_invent_one(rows_wi
     low = (refusal["statistic"] == "harmful_refusal") & (refusal["language"] == "qad")
     refusal.loc[low, ["value", "low", "high"]] = [0.1, 0.0, 0.2]
     run, rows = rows_with(
-        refusal=refusal, thresholds=tables["thresholds"].assign(gap_low=-0.1), harm_represented=tables["harm_represented"].assign(represented=True)
+        refusal=refusal,
+        thresholds=tables["thresholds"].assign(gap_low=-0.1, gap_high=0.04),
+        harm_represented=tables["harm_represented"].assign(represented=True),
     )
     assert any("No earlier stage is marked in qad" in sentence for sentence in verdict(run, list(rows.values())))
 

@@ -191,4 +191,6 @@ def extremes(table: pd.DataFrame, value: str, form: str = ".2f") -> str:
         return "not measured"
     low, high = rows.loc[rows[value].idxmin()], rows.loc[rows[value].idxmax()]
     small, large = (format(float(row[value]), form).replace("-", "\u2212") for row in (low, high))
+    if small == large:
+        return f"{small} in every language" if len(rows) > 1 else f"{small} ({low['language']})"
     return f"{small} ({low['language']}) to {large} ({high['language']})"

@@ -13,7 +13,7 @@ import pandas as pd
 
 from workbench.errors import DataError
 from workbench.report import captions
-from workbench.report.language_table import language_rows, verdict
+from workbench.report.language_table import MARGIN, language_rows, verdict
 from workbench.report.limits import limits
 from workbench.report.record import RunRecord
 from workbench.report.wording import compact, estimate, number
@@ -96,6 +96,7 @@ def build_report(run_folder: str | Path) -> Path:
         provenance=_provenance(run),
         tier_colours=_tier_colours(),
         doubtful=_doubtful(run),
+        margin=MARGIN,
         unfinished=run.find("manifest.status") != "finished",
         plotly_js=Markup(get_plotlyjs()),
     )

@@ -18,6 +18,8 @@ def _ends(table: pd.DataFrame, value: str = "value", form: str = ".2f", low: str
     if known.empty:
         return "not measured"
     small, large = _row(known, known[value].idxmin()), _row(known, known[value].idxmax())
+    if number(small[value], form) == number(large[value], form) and len(known) > 1:
+        return f"{estimate(small, value, low, high, form)} in every language"
     return f"{estimate(small, value, low, high, form)} ({small['language']}) to {estimate(large, value, low, high, form)} ({large['language']})"
 
 
