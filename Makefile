@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { echo "==> creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "==> installing $(TORCH) first: installed after the others it would arrive with gigabytes of CUDA wheels"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	@$(BIN)/python -c 'import torch; print("==> torch", torch.__version__, "(CPU build)" if torch.version.cuda is None and torch.version.hip is None else "(a GPU build, gigabytes large; a CPU build is enough here: make clean, then make TORCH_INDEX=https://download.pytorch.org/whl/cpu ...)")'
+	@$(BIN)/python -W ignore -c 'import torch; print("==> torch", torch.__version__, "(CPU build)" if torch.version.cuda is None and torch.version.hip is None else "(a GPU build, gigabytes large; a CPU build is enough here: make clean, then make TORCH_INDEX=https://download.pytorch.org/whl/cpu ...)")'
 	@echo "==> installing the workbench and its tested versions (constraints.txt); this takes minutes once and is skipped afterwards"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
