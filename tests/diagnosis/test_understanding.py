@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from workbench.diagnosis.measure import byte_bits
 from workbench.diagnosis.understanding import understanding
 
 TIERS = {"aa": "high"}
@@ -32,6 +33,7 @@ def test_an_answer_key_decides_by_its_lower_bound(low, high, expected):
         (0.6, 0.8, 0.05, 0.1, "yes"),
         (0.6, 0.8, 0.05, 0.7, "not enough evidence"),  # the untrained network does nearly as well
         (0.1, 0.2, 0.25, 0.05, "no"),
+        (0.2, 0.3, 0.05, 0.05, "no"),  # above chance, yet most translations are missed
     ],
 )
 def test_retrieval_must_beat_shuffled_meanings_and_the_untrained_network(low, high, null, control, expected):
@@ -39,13 +41,21 @@ def test_retrieval_must_beat_shuffled_meanings_and_the_untrained_network(low, hi
     assert table["understood"].tolist() == [expected]
 
 
-def test_text_predicted_worse_than_uniform_bytes_is_not_understood_however_well_it_is_retrieved():
-    table = understanding(TIERS, answers=None, retrieval=retrieval(0.9, 0.8, 0.95, 0.1, 0.1), bits=answers(31.0, 30.0, 32.0))
+def test_text_predicted_worse_than_by_its_bytes_is_not_understood_however_well_it_is_retrieved():
+    table = understanding(TIERS, answers=None, retrieval=retrieval(0.9, 0.8, 0.95, 0.1, 0.1), bits=answers(6.0, 5.5, 6.5).assign(control=4.4))
     assert table["understood"].tolist() == ["no"]
-    assert "31.0 bits per byte" in table["reason"].iloc[0]
+    assert "6.0 bits per byte" in table["reason"].iloc[0]
 
 
 def test_without_key_and_without_translations_the_stage_is_not_assessed():
     missing = retrieval(np.nan, np.nan, np.nan, 0.1, 0.1)
     assert understanding(TIERS, answers=None, retrieval=missing, bits=None)["understood"].tolist() == ["not assessed"]
     assert understanding(TIERS, answers=None, retrieval=None, bits=None)["understood"].tolist() == ["not assessed"]
+
+
+def test_byte_frequencies_give_the_entropy_of_the_bytes():
+    rng = np.random.default_rng(0)
+    even = ["".join(rng.choice(list("abcd"), size=400)) for _ in range(50)]
+    assert byte_bits(even) == pytest.approx(2.0, abs=0.05)
+    skewed = ["".join(rng.choice(list("ab"), p=[0.9, 0.1], size=400)) for _ in range(50)]
+    assert byte_bits(skewed) == pytest.approx(0.469, abs=0.05)

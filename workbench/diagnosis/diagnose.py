@@ -322,8 +322,10 @@ def _geometry(
     run.save("silhouettes", pd.concat(profiles, ignore_index=True))
     bottleneck = run.save("bottleneck", pd.concat(verdicts, ignore_index=True)).table
 
-    control = untrained[0].isel(prompt=complete) if untrained else None
-    run.save("retrieval", retrieval(acts.isel(prompt=complete), asked.reference, control=control, rng=np.random.default_rng(seed)))
+    # nothing is fitted for retrieval, so the fit meanings may be scored: only those that choose the layer may not
+    control = measure.scored_twice(untrained[0].isel(prompt=complete)) if untrained else None
+    pairs = measure.scored_twice(acts.isel(prompt=complete))
+    run.save("retrieval", retrieval(pairs, asked.reference, control=control, rng=np.random.default_rng(seed)))
     shown = measure.shown_layers(asked.after.n_layers, layers.values())
     points = clusters(acts, before=earlier, layers=shown, rng=np.random.default_rng(seed))
     run.save("clusters", points)

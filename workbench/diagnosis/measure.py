@@ -93,6 +93,12 @@ def shown_layers(n_layers: int, wanted: Iterable[int]) -> list[int]:
     return sorted(spaced | {int(k) for k in wanted})
 
 
+def scored_twice(acts: xr.Dataset) -> xr.Dataset:
+    """Let meanings of the fit split count as scored too, for analyses that fit nothing on them."""
+    split = acts["split"].values.astype(object)
+    return acts.assign_coords(split=("prompt", np.where(split == "fit", "score", split)))
+
+
 def headline_retrieval(table: pd.DataFrame | None, positions: Iterable[str]) -> pd.DataFrame | None:
     """Keep one row per language: the position whose chosen layer retrieves best on the select split."""
     if table is None or table.empty:
@@ -106,7 +112,7 @@ def headline_retrieval(table: pd.DataFrame | None, positions: Iterable[str]) -> 
 
 
 def bits(chat: ChatModel, grid: PromptGrid, *, rng: np.random.Generator) -> pd.DataFrame:
-    """Bits per byte of harmless prompts by language; 8 is a model that knows nothing."""
+    """Bits per byte of harmless prompts by language, beside what the frequencies of the language's bytes alone give."""
     rows = []
     for tag, tier in grid.tiers.items():
         texts = grid.select(languages=[tag], harmful=False).frame["text"].tolist()[:BITS_PROMPTS]
@@ -115,8 +121,16 @@ def bits(chat: ChatModel, grid: PromptGrid, *, rng: np.random.Generator) -> pd.D
         if not len(values):
             continue
         value, low, high = mean_interval(values, rng)
-        rows.append({"language": tag, "tier": tier, "value": value, "low": low, "high": high, "n": len(values)})
-    return pd.DataFrame(rows, columns=["language", "tier", "value", "low", "high", "n"])
+        rows.append({"language": tag, "tier": tier, "value": value, "low": low, "high": high, "n": len(values), "control": byte_bits(texts)})
+    return pd.DataFrame(rows, columns=["language", "tier", "value", "low", "high", "n", "control"])
+
+
+def byte_bits(texts: Iterable[str]) -> float:
+    """Bits per byte of texts under the byte frequencies of the other texts (add-one smoothed): what any model should beat."""
+    counts = np.array([np.bincount(np.frombuffer(text.encode(), dtype=np.uint8), minlength=256) for text in texts], dtype=float)
+    others = counts.sum(axis=0) - counts + 1.0
+    bits = -(counts * np.log2(others / others.sum(axis=1, keepdims=True))).sum(axis=1)
+    return float((bits / counts.sum(axis=1)).mean())
 
 
 def behaviour(
