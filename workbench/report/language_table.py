@@ -76,6 +76,28 @@ def language_rows(run: RunRecord) -> list[LanguageRow]:
 
 def verdict(run: RunRecord, rows: list[LanguageRow]) -> list[str]:
     """Say in a few sentences where the safety decision fails, from the marked cells only."""
+    return [*_not_understood(run, rows), *_where_it_fails(run, rows)]
+
+
+def _not_understood(run: RunRecord, rows: list[LanguageRow]) -> list[str]:
+    """Say first, and with numbers, where the model does not understand: what it does there is neither refusal nor compliance."""
+    table = run.table("understanding")
+    missed = [row.language for row in rows if row.failing("understood")]
+    if table is None or not missed:
+        return []
+    where = table[table["language"].isin(missed) & table["value"].notna()]
+    numbers = ""
+    for statistic, part in where.groupby("statistic", sort=False):
+        least, most = part.loc[part["value"].idxmin()], part.loc[part["value"].idxmax()]
+        numbers += f"; {statistic} {number(least['value'])} ({least['language']}) to {number(most['value'])} ({most['language']})"
+        numbers += f", criterion: {part['criterion'].iloc[0]}"
+    said = f"The model does not understand the prompts in {len(missed)} of {len(rows)} languages ({listed(missed)}{numbers})."
+    if all(row.language in missed for row in rows if row.reference):
+        return [said, "That includes every reference language, so no comparison with them says where a safety decision fails."]
+    return [said, "What it answers there is counted neither as a safety decision nor as its absence."]
+
+
+def _where_it_fails(run: RunRecord, rows: list[LanguageRow]) -> list[str]:
     reference = [row.language for row in rows if row.reference]
     others = [row for row in rows if not row.reference]
     if run.table("refusal") is None:
