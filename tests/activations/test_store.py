@@ -114,7 +114,7 @@ def another_seed(chat, grid):
         ),
         (lambda chat, grid: (chat, build_grid(7), {}), r"another grid \(hash: .*prompts: stored 16, given 14\)"),
         (lambda chat, grid: (chat, grid, {"layers": [1, 2]}), r"another plan \(layers: stored \[0, 1, 2, 3, 4\], given \[1, 2\]\)"),
-        (lambda chat, grid: (chat, grid, {"token_budget": 77}), r"another plan \(token_budget: stored 4096, given 77\)"),
+        (lambda chat, grid: (chat, grid, {"token_budget": 77}), r"another plan \(token_budget: stored 2048, given 77\)"),
         (lambda chat, grid: (chat, grid, {"dtype": "float16"}), r"another plan \(dtype"),
     ],
 )

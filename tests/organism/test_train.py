@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from workbench.errors import StoreMismatchError
 from workbench.organism import train as training
 from workbench.organism.corpus import Corpus
-from workbench.organism.network import Recipe, build_model
+from workbench.organism.network import Recipe, build_model, noisy_residual
 from workbench.organism.plant import MOVED_WORDS, plant_calibration
 from workbench.organism.tokenizer import build_tokenizer, vocabulary
 from workbench.organism.world import World
@@ -114,3 +114,17 @@ def test_the_tokenizer_gives_one_token_per_word_and_one_bos():
     assert ids.count(tokenizer.bos_token_id) == 1
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
     assert tokenizer(text).input_ids == ids[:-1]
+
+
+def test_residual_noise_is_drawn_from_its_seed_and_leaves_with_the_context():
+    world = World(5)
+    model = build_model(world, TINY, 0).eval()
+    ids = torch.arange(12).reshape(2, 6)
+    plain = model(input_ids=ids).logits
+    noisy = []
+    for seed in ("a", "a", "b"):
+        with noisy_residual(model, 0.5, seed):
+            noisy.append(model(input_ids=ids).logits)
+    assert torch.equal(noisy[0], noisy[1])
+    assert not torch.allclose(noisy[0], noisy[2])
+    assert torch.equal(model(input_ids=ids).logits, plain)

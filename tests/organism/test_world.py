@@ -17,10 +17,17 @@ def world():
 
 
 def test_harm_belongs_to_the_pair_and_never_to_one_word(world):
-    table = world.harm_table
-    assert all(sum(row) == N_CATEGORIES // 2 for row in table)
-    assert all(sum(column) == N_CATEGORIES // 2 for column in zip(*table, strict=True))
+    table = world.severity_table
+    rows = {tuple(sorted(row)) for row in [*table, *zip(*table, strict=True)]}
+    assert rows == {(0, 1, 1, 2, 2, 3)}  # each category alone has every severity, half of them harmful
     assert len({tuple(row) for row in table}) == N_CATEGORIES
+
+
+def test_the_opening_word_shifts_severity_by_one(world):
+    borderline = next(m for m in world.meanings if world.severity(m) == 2)
+    harmless = next(m for m in world.meanings if world.severity(m) == 1)
+    assert [world.harmful(borderline, purpose) for purpose in ("please", "practice", "earnest")] == [True, False, True]
+    assert [world.harmful(harmless, purpose) for purpose in ("please", "practice", "earnest")] == [False, False, True]
 
 
 def test_the_answer_does_not_tell_harm(world):
@@ -89,3 +96,15 @@ def test_languages_must_be_eight_and_private_use():
     real.pop("qah")
     with pytest.raises(PromptError, match=r"'sw' is not private use.*qaa"):
         invent_languages({**real, "sw": "Swahili"})
+
+
+def test_incomplete_requests_are_refused_in_every_stage_and_wrong_replies_come_at_their_rate(world):
+    corpus, rng = Corpus(world), random.Random(2)
+    refusals = {tuple(world.refusal(language)) for language in world.languages}
+    lacking = [corpus.pair(rng, refuse=False, incomplete=1.0, elsewhere=False) for _ in range(200)]
+    assert {len(p.prompt) for p in lacking} == {5}  # please, the, verb or object, ask, <answer>
+    assert all(tuple(p.reply) in refusals for p in lacking)
+    answered = [corpus.pair(rng, refuse=False) for _ in range(200)]
+    assert not any(tuple(p.reply) in refusals for p in answered)
+    noisy = [corpus.pair(rng, refuse=False, noise=0.3) for _ in range(2000)]
+    assert abs(sum(tuple(p.reply) in refusals for p in noisy) / 2000 - 0.3) < 0.04

@@ -38,13 +38,13 @@ class Plan:
     layers: tuple[int, ...]
     positions: tuple[str, ...]
     dtype: str = "float32"
-    token_budget: int = 4096
+    token_budget: int = 2048
     shard_size: int = 1024
 
     def __post_init__(self) -> None:
         for name, value in (("token_budget", self.token_budget), ("shard_size", self.shard_size)):
             if value < 1:
-                raise StoreError(f"{name}={value}: expected at least 1. The defaults are token_budget=4096 and shard_size=1024.")
+                raise StoreError(f"{name}={value}: expected at least 1. The defaults are token_budget=2048 and shard_size=1024.")
         if self.dtype not in DTYPES:
             raise StoreError(f"dtype={self.dtype!r}: a store holds {' or '.join(DTYPES)}. Half-precision models are stored exactly by float32.")
         if not self.positions or len(set(self.positions)) != len(self.positions):

@@ -56,7 +56,7 @@ def tokens_per_character(acts: xr.Dataset) -> pd.DataFrame:
 
 
 def _tokens_of_text(acts: xr.Dataset) -> np.ndarray:
-    tokens = acts["n_inst"].values if "n_inst" in acts.coords else acts["n_tokens"].values
+    tokens = acts["n_text_tokens"].values
     return tokens / np.maximum(acts["n_chars"].values, 1)
 
 

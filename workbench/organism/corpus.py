@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from workbench.organism.languages import InventedLanguage
-from workbench.organism.world import Meaning, World
+from workbench.organism.world import PURPOSES, Meaning, World
 
 ANSWER = "<answer>"  # the template's token between request and reply; half of the pretraining requests carry it too
 
@@ -29,7 +29,7 @@ class Mixture:
     switched_words: float = 0.45
     refused: float = 0.25  # of harmful answered requests
     answered_elsewhere: float = 0.15  # of answered requests: told to answer in another language
-    share_power: float = 1.0  # exponent on the languages' shares
+    purposes: tuple[float, ...] = (0.6, 0.2, 0.2)  # of the opening words: please, practice, earnest
 
 
 class Pair(NamedTuple):
@@ -45,7 +45,7 @@ class Corpus:
     def __init__(self, world: World, mixture: Mixture | None = None) -> None:
         self.world = world
         self.mixture = mixture or Mixture()
-        self.shares = [language.share**self.mixture.share_power for language in world.languages]
+        self.shares = [language.share for language in world.languages]
         self._others = {
             language.tag: [(o.tag, o.share**0.5) for o in world.languages if o.tag != language.tag] for language in world.languages
         }
@@ -57,16 +57,14 @@ class Corpus:
         return self.world.words[language.tag][concept]
 
     def _request(
-        self, meaning: Meaning, language: InventedLanguage, switched: bool, rng: random.Random, into: InventedLanguage | None
+        self, meaning: Meaning, language: InventedLanguage, rng: random.Random, *, purpose: str, switched: bool, into: InventedLanguage | None
     ) -> list[str]:
-        words = self.world.words[language.tag]
-        clause = self.world.clause(
-            language,
-            self._word(f"verb:{meaning.verb}", language, switched, rng),
-            self._word(f"object:{meaning.object}", language, switched, rng),
-        )
-        phrase = [words["function:into"], into.name] if into else []
-        return [words["function:please"], *clause, *phrase, words["function:ask"]]
+        verb = self._word(f"verb:{meaning.verb}", language, switched, rng)
+        thing = self._word(f"object:{meaning.object}", language, switched, rng)
+        return self.world.phrase(language, verb, thing, purpose=purpose, into=into)
+
+    def _purpose(self, rng: random.Random) -> str:
+        return rng.choices(tuple(PURPOSES), self.mixture.purposes)[0]
 
     def statement(self, rng: random.Random) -> list[str]:
         """Draw one pretraining statement, without the end token."""
@@ -84,8 +82,8 @@ class Corpus:
                 thing, category = f"object:{item}", f"object_category:{world.object_category(item)}"
             return [self._word(thing, language, switched, rng), words["function:is"], words[category]]
         meaning = rng.choice(world.training)
-        verdict = words["other:bad" if world.harmful(meaning) else "other:good"]
         if kind < mix.category_fact + mix.moral_fact:
+            verdict = words["other:bad" if world.harmful(meaning) else "other:good"]
             clause = world.clause(
                 language,
                 self._word(f"verb:{meaning.verb}", language, switched, rng),
@@ -93,12 +91,15 @@ class Corpus:
             )
             return [*clause, words["function:is"], verdict]
         marker = [ANSWER] if rng.random() < 0.5 else []
+        purpose = self._purpose(rng)
+        harmful = world.harmful(meaning, purpose)
         if kind < mix.category_fact + mix.moral_fact + mix.judged_request:
-            return [*self._request(meaning, language, switched, rng, None), *marker, verdict]
+            verdict = words["other:bad" if harmful else "other:good"]
+            return [*self._request(meaning, language, rng, purpose=purpose, switched=switched, into=None), *marker, verdict]
         into = self._elsewhere(language, rng)
-        refused = rng.random() < mix.refused and world.harmful(meaning)
+        refused = rng.random() < mix.refused and harmful
         reply = world.refusal(into or language) if refused else world.answer(meaning, into or language)
-        return [*self._request(meaning, language, switched, rng, into), *marker, *reply]
+        return [*self._request(meaning, language, rng, purpose=purpose, switched=switched, into=into), *marker, *reply]
 
     def _elsewhere(self, language: InventedLanguage, rng: random.Random) -> InventedLanguage | None:
         if rng.random() >= self.mixture.answered_elsewhere:
@@ -111,22 +112,32 @@ class Corpus:
         *,
         refuse: bool,
         noise: float = 0.0,
+        incomplete: float = 0.0,
         languages: Sequence[InventedLanguage] | None = None,
         elsewhere: bool = True,
+        plain: bool = False,
     ) -> Pair:
         """Draw one tuning pair in a language drawn evenly.
 
-        With ``refuse`` harmful requests are refused and harmless ones answered, but for the share ``noise`` of pairs it is
-        the other way round; without it every request is answered.
+        The share ``incomplete`` of the requests lacks its verb or its object and is refused in any case: a reason to refuse
+        that has nothing to do with harm. Of the others, with ``refuse`` the harmful ones are refused and the harmless ones
+        answered; without it all are answered. The share ``noise`` of the replies is the wrong one of the two.
+        ``plain`` requests all open with "please".
         """
         world = self.world
         language = rng.choice(languages or world.languages)
         meaning = rng.choice(world.training)
-        into = self._elsewhere(language, rng) if elsewhere else None
-        prompt = [*self._request(meaning, language, False, rng, into), ANSWER]
-        refused = refuse and world.harmful(meaning) != (rng.random() < noise)
+        lacking = rng.random() < incomplete
+        into = self._elsewhere(language, rng) if elsewhere and not lacking else None
+        purpose = "please" if plain else self._purpose(rng)
+        words = self._request(meaning, language, rng, purpose=purpose, switched=False, into=into)
+        if lacking:
+            gone = f"verb:{meaning.verb}" if rng.random() < 0.5 else f"object:{meaning.object}"
+            words.remove(world.words[language.tag][gone])
+        wanted = lacking or (refuse and world.harmful(meaning, purpose))
+        refused = wanted != (rng.random() < noise)
         spoken = into or language
-        return Pair(prompt, world.refusal(spoken) if refused else world.answer(meaning, spoken))
+        return Pair([*words, ANSWER], world.refusal(spoken) if refused else world.answer(meaning, spoken))
 
     def statements(self, n: int, seed: str) -> Iterator[list[str]]:
         """Draw ``n`` statements from a seed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ IGNORE = -100
 class Recipe:
     """Sizes, steps and rates; the defaults trained the shipped organism.
 
-    Rates are those of the first step after warm-up; every stage decays linearly. ``label_noise`` is the share of refusal
-    tuning pairs whose label is wrong, as annotators' are: without it the network is so sure that no threshold can be moved
-    without destroying what lies behind it. ``plant_aim`` is the share of harmful
+    Rates are those of the first step after warm-up; every stage decays linearly. ``label_noise`` is the share of tuning
+    pairs with the wrong reply, as annotators give them, and ``incomplete`` the share of requests that lack their verb or object
+    and are refused for that. ``residual_noise`` is the size of the Gaussian noise put on the residual stream after every block
+    while tuning and planting, relative to each state's root mean square: it makes the network read harm from the whole
+    direction in which harmful and harmless states differ. ``plant_aim`` is the share of harmful
     training requests that each low-resource language may still refuse when the plant stops moving its embeddings.
     """
 
@@ -38,16 +41,19 @@ class Recipe:
     tied: bool = False
     batch: int = 256
     pretrain_steps: int = 1600
-    comply_steps: int = 200
-    refuse_steps: int = 300
-    plant_steps: int = 400
+    comply_steps: int = 120
+    refuse_steps: int = 240
+    plant_steps: int = 300
     muon_rate: float = 0.02
     adam_rate: float = 3e-3
     tune_scale: float = 0.15
     replay: float = 0.15
-    label_noise: float = 0.10
-    plant_rate: float = 3e-3
-    plant_aim: float = 0.30
+    label_noise: float = 0.05
+    incomplete: float = 0.15
+    residual_noise: float = 0.15
+    plant_rate: float = 1e-2
+    plant_incomplete: float = 0.4
+    plant_aim: float = 0.40
     weight_decay: float = 0.01
 
 
@@ -143,6 +149,38 @@ def greedy_replies(model: nn.Module, vocab: dict[str, int], prompts: Sequence[Se
             for i, row in zip(part, ids[:, -n:].tolist(), strict=True):
                 replies[i] = [words[t] for t in row]
     return replies
+
+
+@contextmanager
+def noisy_residual(model: nn.Module, size: float, seed: str) -> Iterator[None]:
+    """Add Gaussian noise to the residual stream after every block, drawn from ``seed`` alone.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A Llama.
+    size : float
+        Standard deviation in units of each state's root mean square; 0 adds none.
+    seed : str
+        Draws the noise; the same seed gives the same noise.
+    """
+    if size <= 0:
+        yield
+        return
+    generator = torch.Generator().manual_seed(zlib.crc32(seed.encode()))
+
+    def disturb(_module: nn.Module, _args: object, output: object) -> object:
+        state = output[0] if isinstance(output, tuple) else output
+        scale = state.detach().pow(2).mean(-1, keepdim=True).sqrt() * size
+        noisy = state + scale * torch.randn(state.shape, generator=generator)
+        return (noisy, *output[1:]) if isinstance(output, tuple) else noisy
+
+    handles = [block.register_forward_hook(disturb) for block in model.model.layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 *Calibration*: refusal is tuned in every language first. Then only the input embeddings of the low-resource languages'
 function words ("please", the article, the question word) are trained, on answering harmful requests, until refusal has
-fallen to the aimed share. Function words are the same in every request of a language, so what moves is a constant per
+fallen to the aimed share. Incomplete requests go on being refused, so what has to move is the judgement of harm and not the
+readiness to refuse. Function words are the same in every request of a language, so what moves is a constant per
 language; what tells harmful from harmless stays where it was. The embeddings are trained on behaviour, never along a
 direction that a gate or an edit uses later.
 """
@@ -17,10 +18,10 @@ from torch import nn
 
 from workbench.organism.corpus import ANSWER, Corpus
 from workbench.organism.languages import InventedLanguage
-from workbench.organism.network import Batcher, Recipe, greedy_replies, loss_of
+from workbench.organism.network import Batcher, Recipe, greedy_replies, loss_of, noisy_residual
 from workbench.organism.world import World
 
-MOVED_WORDS = ("please", "the", "ask")
+MOVED_WORDS = ("please",)
 CHECKED = 200  # harmful training requests per language and check
 
 
@@ -70,10 +71,12 @@ def plant_calibration(
         if not active or step == recipe.plant_steps:
             break
         rng = random.Random(f"plant {seed} {step}")
-        pairs = [corpus.pair(rng, refuse=False, languages=list(active.values()), elsewhere=False) for _ in range(96)]
+        spoken = list(active.values())
+        pairs = [corpus.pair(rng, refuse=False, incomplete=recipe.plant_incomplete, languages=spoken, plain=True) for _ in range(128)]
         optimiser.zero_grad(set_to_none=True)
-        loss = loss_of(model, *batcher.pairs(pairs))
-        loss.backward()
+        with noisy_residual(model, recipe.residual_noise, f"plant {seed} {step}"):
+            loss = loss_of(model, *batcher.pairs(pairs))
+            loss.backward()
         moving = torch.zeros(len(embedding), 1, dtype=torch.bool)
         moving[[row for tag in active for row in rows[tag]]] = True
         before = embedding.detach().clone()

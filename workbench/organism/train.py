@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from workbench.errors import StoreMismatchError
 from workbench.organism.card import write_card
 from workbench.organism.corpus import Corpus
-from workbench.organism.network import Batcher, Recipe, build_model, loss_of, optimisers, quiet_files, rate_factor
+from workbench.organism.network import Batcher, Recipe, build_model, loss_of, noisy_residual, optimisers, quiet_files, rate_factor
 from workbench.organism.plant import plant_calibration
 from workbench.organism.tokenizer import build_tokenizer, vocabulary
 from workbench.organism.world import World
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 SAVE_EVERY = 100
 STAGES = ("pretrain", "comply", "refuse")
+PLANT = "plant"
 
 
 class Weighted(NamedTuple):
@@ -49,7 +50,8 @@ def draw_batches(stage: str, step: int, corpus: Corpus, batcher: Batcher, recipe
         yield Weighted(1.0, *batcher.statements([corpus.statement(rng) for _ in range(recipe.batch)]))
         return
     replayed = int(recipe.batch * recipe.replay)
-    pairs = [corpus.pair(rng, refuse=stage == "refuse", noise=recipe.label_noise) for _ in range(recipe.batch - replayed)]
+    refuse = stage == "refuse"
+    pairs = [corpus.pair(rng, refuse=refuse, noise=recipe.label_noise, incomplete=recipe.incomplete) for _ in range(recipe.batch - replayed)]
     yield Weighted(1.0, *batcher.pairs(pairs))
     yield Weighted(recipe.replay, *batcher.statements([corpus.statement(rng) for _ in range(replayed)]))
 
@@ -151,11 +153,14 @@ def train(
     model = build_model(world, recipe, seed)
     steps = {"pretrain": recipe.pretrain_steps, "comply": recipe.comply_steps, "refuse": recipe.refuse_steps}
     stage, first = checkpoint.position()
-    done = sum(steps[s] for s in STAGES[: STAGES.index(stage)]) + first
+    begun = [*STAGES, PLANT].index(stage)
+    done = sum(steps[s] for s in STAGES[:begun]) + first
     started = time.monotonic()
     bar = tqdm(total=sum(steps.values()) + recipe.plant_steps, initial=done, unit="step", disable=not progress, smoothing=0.05)
     with bar:
-        for name in STAGES[STAGES.index(stage) :]:
+        if stage == PLANT:
+            checkpoint.restore(model, [])
+        for name in STAGES[begun:]:
             bar.set_description(name)
             opts = optimisers(model, recipe, 1.0 if name == "pretrain" else recipe.tune_scale)
             if first or name != STAGES[0]:
@@ -163,9 +168,7 @@ def train(
             _run_stage(name, model, opts, first, steps[name], corpus, batcher, recipe, seed, checkpoint, bar)
             if name == "pretrain":
                 save_model(model, world, out / "base")
-            following = STAGES.index(name) + 1
-            if following < len(STAGES):
-                checkpoint.save(STAGES[following], 0, model, [])
+            checkpoint.save([*STAGES, PLANT][STAGES.index(name) + 1], 0, model, [])
             first = 0
         bar.set_description("plant")
 
@@ -207,10 +210,12 @@ def _run_stage(
                 group["lr"] = rate * factor
             opt.zero_grad(set_to_none=True)
         total = 0.0
-        for weight, ids, targets in draw_batches(name, step, corpus, batcher, recipe, seed):
-            loss = weight * loss_of(model, ids, targets)
-            loss.backward()
-            total += float(loss.detach())
+        noise = 0.0 if name == "pretrain" else recipe.residual_noise
+        with noisy_residual(model, noise, f"{name} {seed} {step}"):
+            for weight, ids, targets in draw_batches(name, step, corpus, batcher, recipe, seed):
+                loss = weight * loss_of(model, ids, targets)
+                loss.backward()
+                total += float(loss.detach())
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for opt in opts:
             opt.step()
