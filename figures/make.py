@@ -40,7 +40,8 @@ def main(run: Path) -> None:
     pages = sorted((run / "figures").glob("*.html"))
     if not pages:
         sys.exit(f"{run} holds no figures. Run `workbench demo --out {run}` first.")
-    lines = ["# Gallery", "", "Drawn by `python figures/make.py RUN` from the run folder of `workbench demo`: a controlled model with invented languages.", ""]
+    told = "Drawn by `python figures/make.py RUN` from the run folder of `workbench demo`: a controlled model with invented languages."
+    lines = ["# Gallery", "", told, ""]
     for page in pages:
         picture(browser, page.resolve(), HERE / f"{page.stem}.png")
         lines += [f"## {page.stem.replace('_', ' ')}", "", f"![{page.stem.replace('_', ' ')}]({page.stem}.png)", ""]
