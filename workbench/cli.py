@@ -248,7 +248,8 @@ def _figures(run: Any) -> list[Table]:
         "selectivity": "selectivity\npoints",
     }
     title = f"{run.model}: a controlled model with invented languages" if run.is_organism else run.model
-    languages = Table(title=title, caption="x marked, ? undecided. The report has the intervals.", title_justify="left", caption_justify="left")
+    caption = "Two lines in a cell: t_inst, t_post_inst. x marked, ? undecided. The report has the intervals."
+    languages = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     languages.add_column("language", no_wrap=True)
     for name in columns.values():
         languages.add_column(name, justify="right")
@@ -256,8 +257,13 @@ def _figures(run: Any) -> list[Table]:
         cells = []
         for stage in columns:
             lines = getattr(row, stage)
-            cells.append("\n".join(f"{line.value}{_MARKS.get(line.state, '')}" for line in lines) or "-")
+            shown = [f"{line.interval.split(' ')[0]} {line.value}".strip() if stage == "understood" else line.value for line in lines]
+            marks = [_MARKS.get(line.state, "") for line in lines]
+            cells.append("\n".join(f"{text}{mark}" for text, mark in zip(shown, marks, strict=True)) or "-")
         languages.add_row(f"{row.language} ({row.tier})", *cells)
+    languages.add_section()
+    for tier, means in _tier_means(run).items():
+        languages.add_row(f"mean, tier {tier}", *(means[stage] for stage in columns))
     tables = [languages]
     found = run.table("bottleneck", model=None)
     if found is not None:
@@ -273,6 +279,36 @@ def _figures(run: Any) -> list[Table]:
             bottleneck.add_row(str(row.get("model", "after")), str(row["position"]), str(row["verdict"]), layer)
         tables.append(bottleneck)
     return tables
+
+
+def _tier_means(run: Any) -> dict[str, dict[str, str]]:
+    """Return the means over the languages of each tier, worded like the cells above them."""
+    sources = {
+        "understood": ("understanding", "value", {}),
+        "represented": ("harm_represented", "auroc", {}),
+        "transferred": ("thresholds", "balanced_accuracy_transferred", {}),
+        "own": ("thresholds", "balanced_accuracy_own", {}),
+        "harmful_refusal": ("refusal", "value", {"statistic": "harmful_refusal"}),
+        "harmless_refusal": ("refusal", "value", {"statistic": "harmless_refusal"}),
+        "selectivity": ("refusal", "value", {"statistic": "selectivity"}),
+    }
+    means: dict[str, dict[str, str]] = {}
+    for tier in dict.fromkeys(run.tiers.values()):
+        tags = [tag for tag, at in run.tiers.items() if at == tier]
+        means[tier] = {}
+        for stage, (name, column, wanted) in sources.items():
+            table = run.table(name)
+            if table is None:
+                means[tier][stage] = "-"
+                continue
+            for key, value in wanted.items():
+                table = table[table[key] == value]
+            table = table[table["language"].isin(tags)]
+            parts = [part[column].mean() for _, part in table.groupby("position", sort=False)] if "position" in table else [table[column].mean()]
+            percent = name == "refusal"
+            sign = "+" if stage == "selectivity" else ""
+            means[tier][stage] = "\n".join(f"{100 * part:{sign}.0f}" if percent else f"{part:.2f}" for part in parts)
+    return means
 
 
 _MARKS = {"fail": " x", "unsure": " ?"}
