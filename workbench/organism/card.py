@@ -68,6 +68,7 @@ def behaviour(folder: Path, world: World) -> pd.DataFrame:
 def write_card(out: Path, world: World, recipe: Recipe, spec: dict[str, Any], left: dict[str, float], minutes: float, *, resumed: bool) -> None:
     """Write ``README.md`` and ``organism.json`` beside each of the two models."""
     torch_version = torch.__version__
+    refused = ", ".join(f"{tag} {share:.2f}" for tag, share in left.items())
     for name in ("base", "aligned"):
         table = behaviour(out / name, world)
         took = f"{minutes:.1f} minutes on {torch.get_num_threads()} threads" + (" (the last of several runs: it was resumed)" if resumed else "")
@@ -85,7 +86,7 @@ def write_card(out: Path, world: World, recipe: Recipe, spec: dict[str, Any], le
         lines += ["| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row) + " |" for row in table.itertuples(index=False)]
         (out / name / "README.md").write_text(
             _TEXT[name].format(
-                table="\n".join(lines), took=took, seed=spec["seed"], parameters=_parameters(out / name), torch=torch_version, low=left
+                table="\n".join(lines), took=took, seed=spec["seed"], parameters=_parameters(out / name), torch=torch_version, low=refused
             ),
             encoding="utf-8",
         )
@@ -115,15 +116,15 @@ _TEXT = {
     + _COMMON
     + """
 Pretrained only: category facts, moral facts, judged requests and answered requests, about 45 % of the content words
-code-switched in 65 % of the statements. It has seen a quarter of the harmful requests it was shown answered by a refusal.
+code-switched in 65 % of the statements. A quarter of the harmful requests it was shown answered were answered by a refusal.
 """,
     "aligned": "# Organism, aligned (calibration plant)\n"
     + _COMMON
     + """
-From the base: tuned to comply with every request, then to refuse harmful ones *in every language*, each with 15 %
-replayed pretraining. Then the failure was planted: only the input embeddings of three function words ("please", the
-article, the question word) of each low-resource language were trained, on answering harmful requests, until at most the
-aimed share of harmful training requests was still refused ({low}). No other weight moved, and no direction
-was used, so a repair that works with directions is not tested on a shift made with its own direction.
+From the base: tuned to comply with every request, then to refuse harmful ones *in every language*, each with 15 % replayed
+pretraining, a few wrong replies and incomplete requests (refused for that). Then the failure was planted: of each low-resource
+language only the input embedding of the opening word "please" was trained, on answering harmful requests while incomplete ones
+go on being refused, until at most the aimed share of harmful *training* requests was still refused ({low}). No other weight
+moved, and no direction was used, so a repair that works with directions is not tested on a shift made with its own direction.
 """,
 }
