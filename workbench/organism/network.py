@@ -53,7 +53,7 @@ class Recipe:
     residual_noise: float = 0.15
     plant_rate: float = 1e-2
     plant_incomplete: float = 0.4
-    plant_aim: float = 0.40
+    plant_aim: float = 0.22
     weight_decay: float = 0.01
 
 
