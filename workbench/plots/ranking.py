@@ -95,7 +95,7 @@ def auroc_by_layer(result: Result | pd.DataFrame, *, refusal: Result | pd.DataFr
         x=0,
         xanchor="left",
         xpad=4,
-        y=1 - 60 / height,
+        y=1 - 72 / height,
         yref="container",
         yanchor="top",
         ypad=0,
@@ -107,7 +107,7 @@ def auroc_by_layer(result: Result | pd.DataFrame, *, refusal: Result | pd.DataFr
     best = table.loc[table.groupby(["position", "layer"])["value"].transform("mean").eq(table.groupby(["position", "layer"])["value"].mean().max())]
     at = "" if best.empty else f", layer {int(best['layer'].iloc[0])} of {best['position'].iloc[0]}"
     titled(fig, f"AUROC of the reference direction: {extremes(best, 'value')}{at}", tiers=rows.languages.values(), note=note, height=height)
-    return fig.update_layout(margin=dict(r=64, t=128), plot_bgcolor="#ECEDF0")
+    return fig.update_layout(margin=dict(r=64, t=138), plot_bgcolor="#ECEDF0")
 
 
 def _neighbours(chosen: list[str], order: list[str]) -> list[list[str]]:

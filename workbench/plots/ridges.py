@@ -57,7 +57,7 @@ def projection_ridges(projections: Result | pd.DataFrame, *, thresholds: Result 
                 fillcolor=faded(colour, 0.45 if harmful else 0.06),
                 customdata=part["prompt_id"].to_numpy(dtype=str),
                 hoveron="points" if with_points else "violins",
-                hovertemplate=f"%{{customdata}}<br>{name}: %{{x:.2f}}<extra>{language}</extra>",
+                hovertemplate=f"%{{customdata}}<br>{name}: %{{x:.3g}}<extra>{language}</extra>",
                 name=f"{language}, {name}",
                 showlegend=False,
                 row=cell.row,
@@ -98,5 +98,5 @@ def _shift(table: pd.DataFrame, position: str) -> str:
     if not shift.notna().any():
         return ""
     at = shift.abs().idxmax()
-    amount = f"{shift[at]:+.2f}".replace("-", "\u2212")
+    amount = f"{shift[at]:+.3g}".replace("-", "\u2212")
     return f": own threshold differs by up to {amount} ({table.loc[at, 'language']})"

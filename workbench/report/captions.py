@@ -84,8 +84,8 @@ def projections(run: RunRecord, table: pd.DataFrame) -> str:
     if known is None:
         return f"Projections of {table['prompt_id'].nunique()} prompts; no thresholds were set in this run."
     parts = [
-        f"{number(part['transferred_threshold'].iloc[0])} at {position}, "
-        f"own thresholds {number(part['own_threshold'].min())} to {number(part['own_threshold'].max())}"
+        f"{number(part['transferred_threshold'].iloc[0], '.3g')} at {position}, "
+        f"own thresholds {number(part['own_threshold'].min(), '.3g')} to {number(part['own_threshold'].max(), '.3g')}"
         for position, part in known.groupby("position", sort=False)
     ]
     return f"The threshold of the reference languages is {'; '.join(parts)} (activation units); right of a threshold counts as harmful."
