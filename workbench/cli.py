@@ -114,7 +114,7 @@ def diagnose(
 def capture(
     model: Annotated[str, typer.Argument(help="Directory, hub id or organism:aligned.")],
     prompts: Prompts,
-    store: Annotated[Path, typer.Option(help="Where the activations go, a .zarr folder.", metavar="STORE")],
+    store: Annotated[Path, typer.Option("--store", "--out", help="Where the activations go, a .zarr folder.", metavar="STORE")],
     layers: Annotated[str, typer.Option(help="'all', or layers such as 0,8,16: the residual stream after that many blocks.")] = "all",
     positions: Annotated[str, typer.Option(help="Token positions, comma-separated.")] = "t_inst,t_post_inst",
     harmless: Harmless = None,
@@ -194,20 +194,50 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises
     ------
     SystemExit
-        Always: 0 when done, 2 for an error the workbench or the command line knows.
+        Always: 0 when done, 2 for an error the workbench or the command line knows, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    _say_what_the_pipeline_does()
     try:
         app([a for a in arguments if a != "--debug"], prog_name="workbench")
-    except WorkbenchError as error:
+    except (WorkbenchError, OSError) as error:
         if debug:
             raise
-        _complain(str(error))
+        _complain(str(error) if isinstance(error, WorkbenchError) else _refused_by_the_system(error))
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        _complain("Stopped. What was finished is kept: the same command continues.")
-        raise SystemExit(130) from None
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt) or stop.code == _INTERRUPTED:
+            _complain("Stopped. What was finished is kept: the same command continues.")
+        raise
+
+
+_INTERRUPTED = 130  # the exit code that typer makes of Ctrl-C
+
+
+def _refused_by_the_system(error: OSError) -> str:
+    """Say what the operating system refused, where, and what to do."""
+    import errno
+
+    where = f"{error.filename}: " if error.filename is not None else ""
+    told = f"{where}{error.strerror or error}."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{told} Expected room to write. Free some space and give the same command again: what was finished is kept, and it continues there."
+    return f"{told} Expected paths that can be read and written. Check the path and its permissions, or give another; what was finished is kept."
+
+
+def _say_what_the_pipeline_does() -> None:
+    """Show on standard error what a diagnosis says of its run folder (that it continues one, for instance)."""
+    import logging
+
+    class Plain(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            typer.echo(record.getMessage(), err=True)
+
+    logger = logging.getLogger("workbench.diagnosis")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        logger.addHandler(Plain())
 
 
 def _complain(message: str) -> None:
@@ -233,23 +263,24 @@ def _finish(folder: Path) -> None:
 
 def _figures(run: Any) -> list[Table]:
     """Return the measured figures per language, and the bottleneck verdicts."""
+    from rich import box
     from rich.table import Table
 
     from workbench.report.language_table import language_rows
     from workbench.report.wording import number
 
     columns = {
-        "understood": "understood",
+        "understood": "under-\nstood",
         "represented": "AUROC",
-        "transferred": "bal. acc.,\nreference thr.",
-        "own": "bal. acc.,\nown thr.",
-        "harmful_refusal": "harmful\nrefused %",
-        "harmless_refusal": "harmless\nrefused %",
-        "selectivity": "selectivity\npoints",
+        "transferred": "bal.acc.\nref.thr.",
+        "own": "bal.acc.\nown thr.",
+        "harmful_refusal": "harmful\nrefused",
+        "harmless_refusal": "harmless\nrefused",
+        "selectivity": "selec-\ntivity",
     }
     title = f"{run.model}: a controlled model with invented languages" if run.is_organism else run.model
-    caption = "Two lines in a cell: t_inst, t_post_inst. x marked, ? undecided. The report has the intervals."
-    languages = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    caption = "Two lines in a cell: t_inst, t_post_inst. Refusal in %. x marked, ? undecided. The report has the intervals."
+    languages = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     languages.add_column("language", no_wrap=True)
     for name in columns.values():
         languages.add_column(name, justify="right")
@@ -257,17 +288,17 @@ def _figures(run: Any) -> list[Table]:
         cells = []
         for stage in columns:
             lines = getattr(row, stage)
-            shown = [f"{line.interval.split(' ')[0]} {line.value}".strip() if stage == "understood" else line.value for line in lines]
+            shown = [f"{line.interval.split(' ')[0]}\n{line.value}".strip() if stage == "understood" else line.value for line in lines]
             marks = [_MARKS.get(line.state, "") for line in lines]
             cells.append("\n".join(f"{text}{mark}" for text, mark in zip(shown, marks, strict=True)) or "-")
         languages.add_row(f"{row.language} ({row.tier})", *cells)
     languages.add_section()
     for tier, means in _tier_means(run).items():
-        languages.add_row(f"mean, tier {tier}", *(means[stage] for stage in columns))
+        languages.add_row(f"mean, {tier}", *(means[stage] for stage in columns))
     tables = [languages]
     found = run.table("bottleneck", model=None)
     if found is not None:
-        bottleneck = Table(title="semantic bottleneck", title_justify="left")
+        bottleneck = Table(title="semantic bottleneck", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
         for name in ("model", "position", "verdict", "layer"):
             bottleneck.add_column(name)
         for _, row in found.iterrows():
