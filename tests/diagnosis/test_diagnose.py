@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
-from workbench.diagnosis.diagnose import diagnose
+from workbench.diagnosis.diagnose import _ask, diagnose
 from workbench.errors import PromptError, StoreMismatchError
+from workbench.models.load import load_model
 from workbench.organism.network import Recipe
 from workbench.organism.train import train
+from workbench.prompts import load_prompts
 
 TABLES = {
     "auroc",
@@ -109,9 +111,11 @@ def test_a_network_that_has_learned_nothing_understands_nothing(run):
     assert set(run.result("understanding").table["understood"]) == {"no"}
 
 
-def test_a_second_call_continues_and_ends_in_the_same_numbers(run, request_of):
+def test_a_second_call_says_that_it_continues_and_ends_in_the_same_numbers(run, request_of, caplog):
     before = {name: run.result(name).table for name in run.results}
-    again = diagnose(**request_of, out=run.folder)
+    with caplog.at_level("INFO", logger="workbench.diagnosis"):
+        again = diagnose(**request_of, out=run.folder)
+    assert "holds a finished run of this request" in caplog.text
     for name, table in before.items():
         pd.testing.assert_frame_equal(again.result(name).table, table)
 
@@ -145,3 +149,37 @@ def test_tiers_that_nobody_declared_need_a_reference(request_of, organism, tmp_p
     asked = {**request_of, "prompts": str(tmp_path / "untiered.csv"), "before": None}
     with pytest.raises(PromptError, match="--reference"):
         diagnose(**asked, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reference": "en"}, "is not in these prompts"),
+        ({"before": "./no/such/model"}, "No model directory"),
+        ({"refusals": "no-such.csv"}, "no refusals file"),
+        ({"limit": 1}, "Too few prompts"),
+        ({"languages": "qaa"}, "Only one language"),
+    ],
+)
+def test_a_request_that_cannot_be_measured_leaves_nothing_behind(request_of, tmp_path, change, message):
+    """Nothing in the way of the corrected request, which would be another one to the same folder."""
+    with pytest.raises(ValueError, match=message):
+        diagnose(**{**request_of, **change}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_prompt_without_room_for_its_reply_is_left_out_before_anything_is_captured(request_of, organism, tmp_path):
+    prompts = pd.read_csv(organism / "prompts.csv")
+    row = prompts.index[(prompts["language"] == "qab") & (prompts["split"] == "score")][0]
+    context = json.loads((organism / "aligned" / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+    chat = load_model(organism / "aligned")
+    word = prompts.loc[row, "text"].split()[0]
+    longer = [" ".join([word] * n) for n in range(1, context)]
+    fitting = [text for text, tokens in zip(longer, chat.tokenise(longer), strict=True) if len(tokens) <= context]
+    prompts.loc[row, "text"] = fitting[-1]
+    prompts.to_csv(tmp_path / "long.csv", index=False)
+    grid = load_prompts(tmp_path / "long.csv")
+    asked = _ask(chat, None, grid, None, 0, new_tokens=8)
+    assert asked.dropped[["what", "language", "n"]].values.tolist() == [["prompts", "qab", 1]]
+    assert "with 8 for the reply" in asked.dropped["reason"].iloc[0]
+    assert len(asked.grid) == len(grid) - 1

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from workbench.diagnosis.run import Run
-from workbench.errors import DataError, StoreMismatchError
+from workbench.errors import DataError, StoreError, StoreMismatchError
 
 
 def test_the_same_request_continues_a_run_and_another_is_refused_by_name(tmp_path):
@@ -54,3 +54,33 @@ def test_a_half_written_manifest_never_replaces_a_whole_one(tmp_path, monkeypatc
         run.update_manifest(status="finished")
     monkeypatch.undo()
     assert json.loads((run.folder / "manifest.json").read_text(encoding="utf-8"))["status"] == "started"
+
+
+def test_a_difference_is_told_by_its_own_name_and_nothing_else(tmp_path):
+    Run.start(tmp_path / "run", {"prompts": {"hash": "x", "limit": 3}, "seed": 0})
+    with pytest.raises(StoreMismatchError, match=r"something else \(prompts\.limit: 3 there, 4 asked\)"):
+        Run.start(tmp_path / "run", {"prompts": {"hash": "x", "limit": 4}, "seed": 0})
+
+
+def test_looking_for_an_earlier_run_touches_nothing(tmp_path):
+    assert Run.earlier(tmp_path / "run", {"seed": 0}) is None
+    assert not (tmp_path / "run").exists()
+    Run.start(tmp_path / "run", {"seed": 0})
+    assert Run.earlier(tmp_path / "run", {"seed": 0}) == "started"
+
+
+@pytest.mark.parametrize(("out", "message"), [("file", "is a file, not a folder"), ("file/run", "cannot be written: Not a directory")])
+def test_a_file_in_the_way_is_named_and_kept(tmp_path, out, message):
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    with pytest.raises(StoreError, match=message):
+        Run.start(tmp_path / out, {})
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_damaged_manifest_and_a_missing_summary_say_what_to_do(tmp_path):
+    run = Run.start(tmp_path / "run", {})
+    with pytest.raises(DataError, match=r"no summary\.json: the run is unfinished"):
+        _ = run.summary
+    (run.folder / "manifest.json").write_text('{"spec": ', encoding="utf-8")
+    with pytest.raises(DataError, match=r"manifest\.json is damaged"):
+        Run.start(tmp_path / "run", {})

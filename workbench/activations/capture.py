@@ -16,7 +16,7 @@ import pandas as pd
 import xarray as xr
 
 from workbench.activations.labels import dataset, prompt_table
-from workbench.activations.manifest import free_space, one_writer, require_same, size
+from workbench.activations.manifest import MANIFEST, free_space, one_writer, require_same, size
 from workbench.activations.plan import Plan, make_plan
 from workbench.activations.shards import computed_shards
 from workbench.activations.store import Store, is_store, open_store
@@ -145,8 +145,17 @@ def capture(
     return open_store(path)
 
 
-def too_long(chat: ChatModel, grid: Grid) -> pd.DataFrame:
+def too_long(chat: ChatModel, grid: Grid, *, room: int = 0) -> pd.DataFrame:
     """List the prompts that do not fit the model's context, so that they can be left out with a reason.
+
+    Parameters
+    ----------
+    chat : ChatModel
+        Its template's tokens count too.
+    grid : PromptGrid
+        The prompts.
+    room : int
+        Tokens to keep free for a reply.
 
     Returns
     -------
@@ -156,7 +165,7 @@ def too_long(chat: ChatModel, grid: Grid) -> pd.DataFrame:
     frame = grid.frame
     lengths = [len(t) for t in chat.tokenise(frame["text"].tolist(), names=frame["prompt_id"].tolist())]
     listed = frame[["prompt_id", "language"]].assign(n_tokens=lengths, context=chat.context)
-    return listed[listed["n_tokens"] > chat.context].reset_index(drop=True)
+    return listed[listed["n_tokens"] + room > chat.context].reset_index(drop=True)
 
 
 def _tokenised(chat: ChatModel, frame: pd.DataFrame, plan: Plan) -> list[Tokens]:
@@ -167,7 +176,7 @@ def _tokenised(chat: ChatModel, frame: pd.DataFrame, plan: Plan) -> list[Tokens]
         raise PromptError(
             f"{len(over)} prompts are longer than the context of {chat.name} ({chat.context} tokens): "
             f"{', '.join(over[:5])}{' ...' if len(over) > 5 else ''}. Expected shorter ones. "
-            "too_long(chat, grid) lists them: take them out, in every language of their meaning, and capture again."
+            "Take them out, in every language of their meaning, and capture again. too_long(chat, grid) lists them; diagnose drops them itself."
         )
     for name, one in zip(names, tokens, strict=True):
         for position in plan.positions:
@@ -220,10 +229,12 @@ def _start_if_absent(
     if path.is_file():
         raise StoreError(f"{path} is a file. Expected a directory, or a path where nothing is yet, to write a store to.")
     if path.is_dir() and any(path.iterdir()):
+        if not (is_store(path) if overwrite else is_store(path) or (path / MANIFEST).exists()):
+            raise StoreError(
+                f"{path} is a directory with other content; nothing there was touched. Expected a store, or a path where nothing is yet."
+            )
         if not overwrite:
             return
-        if not is_store(path):
-            raise StoreError(f"{path} is a directory with other content, so it is not deleted. Expected a store, or a path where nothing is yet.")
     if path.is_dir():
         shutil.rmtree(path)
     Store.create(path, plan=plan, identity=identity, provenance=provenance, table=table, hidden=hidden)

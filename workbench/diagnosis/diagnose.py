@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ import pandas as pd
 import xarray as xr
 
 from workbench.activations.capture import capture, too_long
+from workbench.behavior.judges import read_refusals
 from workbench.diagnosis import measure
 from workbench.diagnosis.run import Run, write_json
 from workbench.diagnosis.summary import summarise
 from workbench.diagnosis.understanding import understanding
+from workbench.diagnosis.usable import drop_thin, reference_of, require_comparable
 from workbench.errors import PromptError
 from workbench.models.chat import ChatModel
 from workbench.models.load import load_model, untrained_like
@@ -125,14 +128,25 @@ def diagnose(
         "max_new_tokens": max_new_tokens,
         "positions": list(POSITIONS),
     }
-    run = Run.start(out, spec)
+    found = Run.earlier(out, spec)
+    new_tokens = max_new_tokens or measure.enough_tokens(after, grid)
+    if refusals is not None:
+        read_refusals(refusals)
     earlier = None
     if before is not None:
-        shared = run.folder / "template.jinja"
-        shared.write_text(after.template.text, encoding="utf-8")
-        given = template if after.template.kind == "raw" else str(shared)
-        earlier = load_model(before, template=given, system=system, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    asked = _ask(after, earlier, grid, _listed(reference), seed)
+        with tempfile.TemporaryDirectory() as place:
+            shared = Path(place) / "template.jinja"
+            shared.write_text(after.template.text, encoding="utf-8")
+            given = template if after.template.kind == "raw" else str(shared)
+            earlier = load_model(before, template=given, system=system, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    asked = _ask(after, earlier, grid, _listed(reference), seed, new_tokens)
+    # nothing is written before all of the request is known to be good: a corrected request may use the same folder
+    run = Run.start(out, spec)
+    if found is not None:
+        done = "a finished" if found == "finished" else "an unfinished"
+        logger.info("%s holds %s run of this request: its activations and replies are used again, what is missing is added.", run.folder, done)
+    if earlier is not None:
+        (run.folder / "template.jinja").write_text(after.template.text, encoding="utf-8")
     run.update_manifest(
         before=None if earlier is None else earlier.provenance(),
         reference=asked.reference,
@@ -141,7 +155,7 @@ def diagnose(
         organism=measure.is_organism(after),
     )
     run.save("dropped", asked.dropped)
-    _measure(run, asked, refusals=refusals, max_new_tokens=max_new_tokens, null_seeds=null_seeds, seed=seed, redact=redact, progress=progress)
+    _measure(run, asked, refusals=refusals, new_tokens=new_tokens, null_seeds=null_seeds, seed=seed, redact=redact, progress=progress)
     run.update_manifest(status="finished")
     return run
 
@@ -186,27 +200,32 @@ def _grid(
     )
 
 
-def _ask(after: ChatModel, before: ChatModel | None, grid: PromptGrid, reference: list[str] | None, seed: int) -> Asked:
+def _ask(after: ChatModel, before: ChatModel | None, grid: PromptGrid, reference: list[str] | None, seed: int, new_tokens: int) -> Asked:
     """Leave out what cannot be measured, with the reason, and settle splits and reference languages."""
     dropped = []
-    for chat in [after] if before is None else [after, before]:
-        long = too_long(chat, grid)
+    for chat, room in [(after, new_tokens)] if before is None else [(after, new_tokens), (before, 0)]:
+        long = too_long(chat, grid, room=room)
         if len(long):
             for language, part in long.groupby("language", sort=False):
                 least, most = int(part["n_tokens"].min()), int(part["n_tokens"].max())
-                reason = f"longer than the context of {chat.context} tokens ({least} to {most}): {chat.name}"
+                reply = f" with {room} for the reply" if room else ""
+                reason = f"longer than the context of {chat.context} tokens ({least} to {most}{reply}): {chat.name}"
                 dropped.append({"what": "prompts", "language": language, "n": len(part), "reason": reason})
             kept = grid.frame[~grid.frame["prompt_id"].isin(long["prompt_id"])]
             if kept.empty:
+                free = f", {room} of them for the reply" if room else ""
                 raise PromptError(
-                    f"No prompt fits the context of {chat.context} tokens of {chat.name}. Expected shorter prompts, or a model with a longer context."
+                    f"No prompt fits the context of {chat.context} tokens of {chat.name}{free}. Expected shorter prompts, fewer --max-new-tokens, "
+                    "or a model with a longer context."
                 )
-            grid = PromptGrid(kept.reset_index(drop=True))
+            grid = PromptGrid(kept.reset_index(drop=True), provenance=grid.provenance)
     grid, unusable = grid.drop_unusable()
-    tables = [table for table in (pd.DataFrame(dropped), unusable) if len(table)]
+    grid, thin = drop_thin(grid.with_splits(seed=seed))
+    tables = [table for table in (pd.DataFrame(dropped), unusable, thin) if len(table)]
     listed = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"what": [], "language": [], "n": [], "reason": []})
-    grid = grid.with_splits(seed=seed)
-    return Asked(after, before, grid, grid.reference(reference), listed)
+    settled = reference_of(grid, reference, listed)
+    require_comparable(grid, settled, listed)
+    return Asked(after, before, grid, settled, listed)
 
 
 def _measure(
@@ -214,7 +233,7 @@ def _measure(
     asked: Asked,
     *,
     refusals: str | Path | None,
-    max_new_tokens: int | None,
+    new_tokens: int,
     null_seeds: int,
     seed: int,
     redact: bool,
@@ -235,7 +254,7 @@ def _measure(
     bottleneck = _geometry(run, asked, acts, earlier, untrained, layers, seed)
 
     outcomes, refusal = measure.behaviour(
-        run, asked.after, grid, refusals=refusals, max_new_tokens=max_new_tokens, redact=redact, progress=progress
+        run, asked.after, grid, refusals=refusals, new_tokens=new_tokens, redact=redact, progress=progress
     )
     run.save("outcomes", outcomes)
     run.save("refusal", refusal)

@@ -139,7 +139,7 @@ def behaviour(
     grid: PromptGrid,
     *,
     refusals: str | Path | None,
-    max_new_tokens: int | None,
+    new_tokens: int,
     redact: bool,
     progress: bool,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -147,7 +147,7 @@ def behaviour(
     judge = choose_judge(grid, chat, refusals=refusals)
     asked = grid if needs_more_than_scored(judge) else grid.select(split="score")
     path = run.folder / "replies.jsonl"
-    replies = generate(chat, asked, max_new_tokens=max_new_tokens or _enough_tokens(chat, grid), out=path, progress=progress)
+    replies = generate(chat, asked, max_new_tokens=new_tokens, out=path, progress=progress)
     outcomes = judge.outcomes(replies, asked)
     if redact:
         path.unlink(missing_ok=True)
@@ -163,7 +163,8 @@ def needs_more_than_scored(judge: Any) -> bool:
     return bool(getattr(judge, "learns", False))
 
 
-def _enough_tokens(chat: ChatModel, grid: PromptGrid) -> int:
+def enough_tokens(chat: ChatModel, grid: PromptGrid) -> int:
+    """Room for the longest keyed reply where there is a key, else for the beginning of an answer."""
     if "answer" not in grid.frame or grid.frame["answer"].isna().all():
         return DEFAULT_NEW_TOKENS
     keys = [grid.frame["answer"].dropna()] + ([grid.frame["refusal"].dropna()] if "refusal" in grid.frame else [])

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.errors import DataError, StoreMismatchError, did_you_mean
+from workbench.errors import DataError, StoreError, StoreMismatchError, did_you_mean
 from workbench.results import Result
 
 MANIFEST = "manifest.json"
@@ -63,22 +63,49 @@ class Run:
         StoreMismatchError
             If the folder holds a run of something else, or files that are no run.
         """
+        cls.earlier(folder, spec)
         folder = Path(folder)
-        path = folder / MANIFEST
-        spec = json.loads(json.dumps(spec, default=str))
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8")).get("spec", {})
-            differing = sorted(k for k in {*found, *spec} if found.get(k) != spec.get(k))
-            if differing:
-                told = "; ".join(f"{k}: {found.get(k)!r} there, {spec.get(k)!r} asked" for k in differing)
-                raise StoreMismatchError(f"{folder} holds a run of something else ({told}). Nothing there was touched; give another --out.")
-        elif folder.exists() and any(folder.iterdir()):
-            raise StoreMismatchError(f"{folder} is not empty and holds no run. Nothing there was touched; give a new or empty --out.")
-        (folder / "results").mkdir(parents=True, exist_ok=True)
-        (folder / ".gitignore").write_text("*\n", encoding="utf-8")
-        run = cls(folder)
-        run.update_manifest(spec=spec, status="started", versions=versions())
+        try:
+            (folder / "results").mkdir(parents=True, exist_ok=True)
+            (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+            run = cls(folder)
+            run.update_manifest(spec=json.loads(json.dumps(spec, default=str)), status="started", versions=versions())
+        except OSError as error:
+            raise StoreError(
+                f"The run folder {folder} cannot be written: {error.strerror or error}. Expected a path with write permission and free space; "
+                "give another --out."
+            ) from error
         return run
+
+    @classmethod
+    def earlier(cls, folder: str | Path, spec: dict[str, Any]) -> str | None:
+        """Say how far an earlier run of the same spec came in a folder, without touching anything there.
+
+        Returns
+        -------
+        str or None
+            ``"started"``, ``"finished"``, or None where nothing is yet.
+
+        Raises
+        ------
+        StoreMismatchError
+            As of :meth:`start`.
+        """
+        folder = Path(folder)
+        spec = json.loads(json.dumps(spec, default=str))
+        if (folder / MANIFEST).is_file():
+            manifest = _read_json(folder / MANIFEST)
+            found, asked = _flat(manifest.get("spec", {})), _flat(spec)
+            differing = [k for k in [*asked, *(k for k in found if k not in asked)] if found.get(k) != asked.get(k)]
+            if differing:
+                told = "; ".join(f"{k}: {found.get(k)!r} there, {asked.get(k)!r} asked" for k in differing)
+                raise StoreMismatchError(f"{folder} holds a run of something else ({told}). Nothing there was touched; give another --out.")
+            return str(manifest.get("status"))
+        if folder.exists() and not folder.is_dir():
+            raise StoreMismatchError(f"{folder} is a file, not a folder. Nothing there was touched; give a new or empty folder as --out.")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise StoreMismatchError(f"{folder} is not empty and holds no run. Nothing there was touched; give a new or empty --out.")
+        return None
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
@@ -92,12 +119,15 @@ class Run:
     def manifest(self) -> dict[str, Any]:
         """What was asked, of which models, with which versions, and how far it came."""
         path = self.folder / MANIFEST
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return _read_json(path) if path.exists() else {}
 
     @property
     def summary(self) -> dict[str, Any]:
         """Headline figures, as documented in docs/run-folder.md."""
-        return json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
+        path = self.folder / "summary.json"
+        if not path.exists():
+            raise DataError(f"{self.folder} has no summary.json: the run is unfinished. Give the same diagnose command again; it continues there.")
+        return _read_json(path)
 
     @property
     def results(self) -> list[str]:
@@ -127,3 +157,21 @@ class Run:
             for tag, entry in self.summary["languages"].items()
         ]
         return pd.DataFrame(rows).to_html(index=False, float_format=lambda v: f"{v:.2f}", border=0)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}). Expected the JSON that `workbench diagnose` writes; run it again with a new --out.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds no JSON object. Expected what `workbench diagnose` writes; run it again with a new --out.")
+    return content
+
+
+def _flat(entries: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name nested entries by their way down, so that a difference is told by itself: ``prompts.limit``."""
+    flat: dict[str, Any] = {}
+    for key, value in entries.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
