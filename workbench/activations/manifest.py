@@ -96,12 +96,15 @@ def free_space(path: Path) -> int:
 
 @contextmanager
 def disk_full_named(path: Path, doing: str, n_bytes: int, finished: int) -> Iterator[None]:
-    """Turn a disk that fills up into an error that says what is needed and what is kept."""
+    """Turn a disk that fills up, or a path that cannot be written, into an error that says what is needed and what is kept."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            raise StoreError(
+                f"{path} cannot be written ({error.strerror or error}, while {doing}). Expected a directory with write permission: "
+                f"give another path, or the permission. The {finished} finished shards are kept."
+            ) from error
         raise StoreError(
             f"The disk is full while {doing} of {path}: {size(n_bytes)} needed, {size(free_space(path))} free. The {finished} finished shards are "
             "kept: free some space and run the same capture again, it continues there."

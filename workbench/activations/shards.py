@@ -113,8 +113,8 @@ def _require_finite(block: np.ndarray, plan: Plan, table: pd.DataFrame) -> np.nd
         row = table.iloc[prompt]
         raise ModelCheckError(
             f"Prompt {row['prompt_id']} ({row['language']}) has NaN or infinite activations from layer {plan.layers[layer]} at "
-            f"{plan.positions[position]}. Expected finite values: load the model in float32 (or bfloat16 instead of float16), or take the "
-            "prompt out. Finished shards are kept."
+            f"{plan.positions[position]}. Expected finite values: load the model in float32 (or bfloat16 instead of float16), download a "
+            "damaged checkpoint again, or take the prompt out. Finished shards are kept."
         )
     if plan.dtype == "float32":
         return block

@@ -104,7 +104,8 @@ def layer_of(name: str) -> int:
     if not found:
         known = ["embed.hook_out", "blocks.0.hook_in", "blocks.0.hook_out"]
         raise ModelError(
-            f"{name!r} is no site of the residual stream. Expected 'embed.hook_out', 'blocks.K.hook_in' or 'blocks.K.hook_out'."
+            f"{name!r} is no layer. Expected a whole number (blocks passed, 0 is the embedding), or a site of the residual stream: "
+            f"'embed.hook_out', 'blocks.K.hook_in' or 'blocks.K.hook_out'."
             f"{did_you_mean(name, known)}"
         )
     return int(found[1]) + (found[2] in ("hook_out", "hook_resid_post"))

@@ -172,7 +172,7 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 def _from_pretrained(name: str, path: Path | None, dtype: torch.dtype | None, device: Any, device_map: Any, trust_remote_code: bool) -> Any:
     from transformers import AutoModelForCausalLM
 
-    place = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = _device(device)
     on_cpu = device_map is None and place.type == "cpu"
     try:
         with _quiet_loading():
@@ -185,7 +185,7 @@ def _from_pretrained(name: str, path: Path | None, dtype: torch.dtype | None, de
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except Exception as error:  # transformers, safetensors and a model's own code raise many kinds
         raise ModelError(
             f"Cannot load {name!r}: {_first_line(error)} Expected a decoder-only causal language model with .safetensors weights: "
             + (
@@ -201,8 +201,27 @@ def _from_pretrained(name: str, path: Path | None, dtype: torch.dtype | None, de
             "random. Expected every weight of the architecture in config.json; download the checkpoint again or correct config.json."
         )
     if device_map is None:
-        model = model.to(place)
+        try:
+            model = model.to(place)
+        except RuntimeError as error:
+            raise ModelError(
+                f"Cannot move {name!r} to {place}: {_first_line(error)} Expected room for all of it there: use half precision (dtype='bfloat16'), "
+                "another device, or device_map='auto'."
+            ) from error
     return model.eval().requires_grad_(False)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    """Read where a model goes, and refuse a device that is not there."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *(["mps"] if torch.backends.mps.is_available() else [])]
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: a torch built without CUDA
+        raise ModelError(f"There is no device {str(device)!r} here. Expected one of {', '.join(there)}.{did_you_mean(str(device), there)}") from error
+    return place
 
 
 def _tokenizer(tokenizer: Any, source: str | Path, name: str, trust_remote_code: bool, *, offline: bool) -> Any:
@@ -213,7 +232,7 @@ def _tokenizer(tokenizer: Any, source: str | Path, name: str, trust_remote_code:
         offline = Path(where).is_dir() or (offline and tokenizer is None)
         try:
             tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=offline, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError, ImportError) as error:
+        except Exception as error:  # a broken tokenizer.json shows as KeyError, TypeError, ...
             raise ModelError(
                 f"{name}: cannot load a tokenizer from {str(where)!r}: {_first_line(error)} Expected tokenizer files beside the weights, "
                 "or tokenizer= with a tokenizer, a directory or a hub id."
@@ -240,5 +259,5 @@ def _quiet_loading() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip().split("\n")[0][:300]
+    text = f"{'' if isinstance(error, OSError | ValueError | RuntimeError) else type(error).__name__ + ': '}{error}".strip().split("\n")[0][:300]
     return text if text.endswith(".") else f"{text}."

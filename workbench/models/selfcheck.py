@@ -86,7 +86,14 @@ def states_are_finite(chat: ChatModel, probe: list[Tokens]) -> tuple[float, str]
     """A damaged checkpoint or an overflowing precision shows as NaN or infinity."""
     bad = ~torch.isfinite(_states(chat, probe)).all(-1)
     layers = sorted(set(bad.nonzero()[:, 1].tolist()))
-    return (float("inf") if layers else 0.0), f"the residual stream is NaN or infinite at layers {layers}"
+    if not layers:
+        return 0.0, ""
+    weights = [name for name, weight in chat.model.named_parameters() if weight.device.type != "meta" and not bool(torch.isfinite(weight).all())]
+    if weights:
+        because = f"{len(weights)} of its weights are (first: {', '.join(weights[:3])}): download the checkpoint again"
+    else:
+        because = "its weights are finite: load it in float32, or in bfloat16 instead of float16, which reach further"
+    raise ModelCheckError(f"{chat.name}: the residual stream is NaN or infinite at layers {layers}. Expected finite numbers; {because}.")
 
 
 def prompts_are_independent(chat: ChatModel, probe: list[Tokens]) -> tuple[float, str]:

@@ -90,7 +90,10 @@ def choose_template(tokenizer: Any, template: str | Path | None, *, adds_bos: bo
             f"No template {str(template)!r}: expected None (the tokenizer's own), 'plain', 'raw' or the path of an existing .jinja file."
             f"{did_you_mean(str(template), ['plain', 'raw'])}"
         )
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelError(f"The template {path} is not UTF-8 (byte {error.object[error.start]:#04x}). Save it as UTF-8.") from error
     return Template(path.name, text, _options(text))
 
 
@@ -155,8 +158,6 @@ class Renderer:
             )
 
     def _render(self, text: str) -> str:
-        from jinja2 import TemplateError
-
         messages = [{"role": "user", "content": text}]
         if self.system is not None:
             messages.insert(0, {"role": "system", "content": self.system})
@@ -164,7 +165,7 @@ class Renderer:
             return self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, chat_template=self._source, **self._options
             )
-        except TemplateError as error:
+        except Exception as error:  # a template is code: besides Jinja's own errors it may raise any
             given = "a system prompt and a user text" if self.system is not None else "a user text"
             raise ModelError(
                 f"{self._name}: the chat template {self.template.kind!r} refuses {given} ({error}). "

@@ -22,11 +22,17 @@ def read_text(path: Path) -> str:
         raw = path.read_bytes()
     except OSError as error:
         raise PromptError(f"Cannot read {path}: {error.strerror}. Expected a readable file.") from error
+    if raw.startswith(b"PK\x03\x04"):
+        raise PromptError(f"{path.name} is a zip archive or a spreadsheet, not text. Export it as CSV (UTF-8), or unpack it.")
     try:
-        return raw.decode("utf-8-sig")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise PromptError(f"{path.name}, line {line}: not UTF-8 (byte {raw[error.start]:#04x}). Save the file as UTF-8.") from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise PromptError(f"{path.name}, line {line}: a NUL character, which no text has. Expected a text file in UTF-8; export it again.")
+    return text
 
 
 def read_csv_rows(path: Path) -> list[tuple[int, list[str]]]:
@@ -117,6 +123,8 @@ def _csv(path: Path) -> tuple[pd.DataFrame, list[int]]:
     if not rows:
         raise PromptError(f"{path.name} is empty. Expected a header line and one line per prompt.")
     header = [name.strip() for name in rows[0][1]]
+    if len(header) == 1 and (mark := next((m for m in ";\t|" if m in header[0]), None)):
+        raise PromptError(f"{path.name}, line 1: the columns are separated by {mark!r}. Expected commas; export the file with commas.")
     doubled = sorted({name for name in header if header.count(name) > 1})
     if doubled:
         raise PromptError(f"{path.name}, line 1: the columns {doubled} occur twice. Expected distinct names; rename one of each.")

@@ -181,16 +181,24 @@ def read_tiers(path: str | Path) -> dict[str, str]:
             content = json.loads(text)
         except json.JSONDecodeError as error:
             raise PromptError(f'{path}, line {error.lineno}: {error.msg}. Expected a JSON object such as {{"sw": "low"}}.') from error
-        rows = list(content.items()) if isinstance(content, dict) else [(row.get("language"), row.get("tier")) for row in content]
+        if isinstance(content, dict):
+            rows = list(content.items())
+        elif isinstance(content, list) and all(isinstance(row, dict) for row in content):
+            rows = [(row.get("language"), row.get("tier")) for row in content]
+        else:
+            raise PromptError(f'{path} holds no tiers. Expected a JSON object such as {{"sw": "low"}}, or a list of objects with language and tier.')
     else:
         reader = csv.DictReader(text.splitlines())
         if not {"language", "tier"} <= set(reader.fieldnames or []):
-            raise PromptError(f"{path} has the columns {reader.fieldnames}; expected language,tier.")
+            raise PromptError(f"{path} has the columns {', '.join(reader.fieldnames or []) or '(none)'}; expected language,tier. Rename or add them.")
         rows = [(row["language"], row["tier"]) for row in reader]
     tiers: dict[str, str] = {}
     for number, (language, tier) in enumerate(rows, start=1):
         cleaned = str(tier).strip().lower()
         if not language or cleaned not in TIERS:
             raise PromptError(f"{path}, entry {number}: language {language!r} has the tier {tier!r}; expected one of {', '.join(TIERS)}.")
-        tiers[normalise(str(language))] = cleaned
+        try:
+            tiers[normalise(str(language))] = cleaned
+        except PromptError as error:
+            raise PromptError(f"{path}, entry {number}: {error}") from error
     return tiers
