@@ -143,12 +143,17 @@ def test_the_same_weights_from_elsewhere_are_the_same_model(path, chat, grid, tm
 def test_other_directories_are_neither_taken_for_stores_nor_deleted(tmp_path, chat, grid):
     (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
     (tmp_path / "precious").write_text("x", encoding="utf-8")
-    with pytest.raises(StoreError, match="not deleted"):
+    with pytest.raises(StoreError, match="nothing there was touched"):
         capture(chat, grid, store=tmp_path, overwrite=True, **OPTIONS)
     with pytest.raises(StoreError, match="damaged"):
         capture(chat, grid, store=tmp_path, **OPTIONS)
     with pytest.raises(StoreError, match="is a file"):
         capture(chat, grid, store=tmp_path / "precious", **OPTIONS)
+    with pytest.raises(StoreError, match=r"cannot be written \(Not a directory.*another path"):
+        capture(chat, grid, store=tmp_path / "precious" / "a.zarr", **OPTIONS)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(StoreError, match="other content; nothing there was touched"):
+        capture(chat, grid, store=tmp_path, **OPTIONS)
     with pytest.raises(StoreError, match="no activation store"):
         open_store(tmp_path / "nowhere")
     assert (tmp_path / "precious").read_text(encoding="utf-8") == "x"

@@ -4,8 +4,8 @@ Run ``python tests/benchmarks/capture.py [--json PATH] [--rounds N] [--threads N
 stream at all 13 layers of a 12-layer random Llama (width 512, 32,000 tokens) is read on 256 prompts of 16 to 128 tokens.
 
 Times are CPU seconds of the process (all its threads), not wall time, so that a shared machine disturbs them less; methods take
-turns and the median over rounds is given. Capture and the bare pass on its plan use a token budget of 2048: on a CPU smaller batches
-pad less (at 4096, capture's default, it was 5 % slower and missed the goals on unsorted batches and on TransformerLens: 0.73 and 2.15).
+turns and the median over rounds is given. Capture and the bare pass on its plan use capture's default of 2048 tokens a
+batch: on a CPU smaller batches pad less (at 4096 the three ratios were 1.02, 0.73 and 2.15).
 The model is loaded and prompts are made outside the clock; tokenising is part of capture, while the other methods are handed token
 ids. Peak memory is the resident set of a fresh process that runs one method, model and imports included. Values are asserted to
 agree; times are not.
