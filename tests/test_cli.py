@@ -119,3 +119,40 @@ def test_organism_train_reads_names_and_refuses_half_of_them(monkeypatch, tmp_pa
     assert calls == dict(out=tmp_path, seed=3, names={"qaa": "Fenno", "qab": "Marrish"}, progress=True)
     assert run("organism", "train", "--languages", "qaa") == 2
     assert "TAG=Name" in capsys.readouterr().err
+
+
+def test_capture_takes_out_for_store(monkeypatch, tmp_path):
+    calls: dict = {}
+    monkeypatch.setattr("workbench.models.load.load_model", lambda model, **options: "chat")
+    monkeypatch.setattr("workbench.prompts.load_prompts", lambda spec, **options: "grid")
+    monkeypatch.setattr("workbench.activations.capture.capture", lambda chat, grid, **options: calls.update(options))
+    assert run("capture", "m", "--prompts", "p", "--out", tmp_path / "s.zarr") == 0
+    assert calls["store"] == tmp_path / "s.zarr"
+
+
+def test_what_the_system_refuses_is_one_paragraph_that_names_the_file(monkeypatch, capsys):
+    def fail(*_, **__):
+        raise PermissionError(13, "Permission denied", "/runs/mine/report.html")
+
+    monkeypatch.setattr("workbench.report.build_report", fail)
+    assert run("report", "runs/mine") == 2
+    shown = capsys.readouterr().err.strip()
+    assert shown.startswith("/runs/mine/report.html: Permission denied. Expected paths") and "\n" not in shown
+
+
+def test_an_interruption_says_that_the_same_command_continues(monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("workbench.report.build_report", stopped)
+    assert run("report", "runs/mine") == 130
+    assert capsys.readouterr().err.strip() == "Stopped. What was finished is kept: the same command continues."
+
+
+def test_what_the_pipeline_says_of_the_run_folder_is_shown_once(monkeypatch, capsys):
+    import logging
+
+    monkeypatch.setattr("workbench.report.build_report", lambda folder: logging.getLogger("workbench.diagnosis.diagnose").info("it goes on"))
+    for _ in range(2):
+        assert run("report", "runs/mine") == 0
+        assert capsys.readouterr().err.strip() == "it goes on"

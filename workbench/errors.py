@@ -7,7 +7,9 @@ guards an analysis with ``except ValueError`` keeps working.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class WorkbenchError(Exception):
@@ -60,3 +62,26 @@ def did_you_mean(given: str, options: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(given, [str(o) for o in options], n=3, cutoff=0.55)
     return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn what the operating system refuses while a file is written into an error that names the file and the remedy.
+
+    Parameters
+    ----------
+    path : path
+        What is being written; for the message.
+
+    Raises
+    ------
+    StoreError
+        For a full disk, a missing permission, a file where a folder is needed.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be written: {error.strerror or error}. Expected a place with write permission and free space: free some, or give "
+            "another place, and repeat the call; what was finished before is kept."
+        ) from error

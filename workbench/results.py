@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 import pandas as pd
 
-from workbench.errors import DataError
+from workbench.errors import DataError, writing
 
 _KEY = b"workbench.provenance"
 
@@ -67,23 +67,35 @@ class Result:
         import pyarrow.parquet as pq
 
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         arrow = pa.Table.from_pandas(self.table, preserve_index=False)
         metadata = dict(arrow.schema.metadata or {})
         metadata[_KEY] = json.dumps(self.provenance, default=str).encode()
         draft = path.with_suffix(path.suffix + ".draft")
-        pq.write_table(arrow.replace_schema_metadata(metadata), draft)
-        draft.replace(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(arrow.replace_schema_metadata(metadata), draft)
+            draft.replace(path)
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a file that :meth:`save` wrote."""
+        """Read a file that :meth:`save` wrote.
+
+        Raises
+        ------
+        DataError
+            If there is none, or it is damaged.
+        """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         path = Path(path)
         if not path.exists():
             raise DataError(f"There is no result at {path}. Expected a .parquet file of a run folder's results/; run `workbench diagnose` first.")
-        arrow = pq.read_table(path)
-        provenance = json.loads((arrow.schema.metadata or {}).get(_KEY, b"{}"))
+        try:
+            arrow = pq.read_table(path)
+            provenance = json.loads((arrow.schema.metadata or {}).get(_KEY, b"{}"))
+        except (OSError, ValueError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{path} is damaged ({reason}). Expected what save() wrote; give the `workbench diagnose` command again.") from error
         return cls(arrow.to_pandas(), provenance)

@@ -50,7 +50,7 @@ def test_a_half_written_manifest_never_replaces_a_whole_one(tmp_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_text", full)
-    with pytest.raises(OSError):
+    with pytest.raises(StoreError, match=r"manifest\.json cannot be written: No space left on device.*free some.*is kept"):
         run.update_manifest(status="finished")
     monkeypatch.undo()
     assert json.loads((run.folder / "manifest.json").read_text(encoding="utf-8"))["status"] == "started"

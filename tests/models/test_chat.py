@@ -138,6 +138,20 @@ def test_a_tokenizer_without_template_needs_plain_or_raw(tiny_tokenizer):
     assert len({plain.template.hash, raw.template.hash}) == 2
 
 
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (b"{{ messages[0]['content'] + 1 }}", "refuses a user text .*Pass another template"),
+        (b"{% for m in messages %}{{ m['content'] }}", "refuses a user text .*endfor"),
+        ("Café {{ messages[0]['content'] }}".encode("latin-1"), r"is not UTF-8 \(byte 0xe9\)"),
+    ],
+)
+def test_a_template_file_that_does_not_work_is_refused_with_the_reason(tiny_tokenizer, tmp_path, template, message):
+    (tmp_path / "t.jinja").write_bytes(template)
+    with pytest.raises(ModelError, match=message):
+        load_model(build_model("llama"), tokenizer=tiny_tokenizer, template=tmp_path / "t.jinja")
+
+
 def test_an_unknown_template_is_refused_with_the_nearest(tiny_tokenizer):
     with pytest.raises(ModelError, match=r"No template 'plian'.*Did you mean 'plain'"):
         load_model(build_model("llama"), tokenizer=tiny_tokenizer, template="plian")

@@ -107,6 +107,27 @@ def test_missing_weights_are_refused_and_never_random(saved, tmp_path, tiny_toke
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.safetensors", b"", r"Cannot load .*SafetensorError.*check the directory"),
+        ("config.json", b"{", r"Cannot load .*not a valid JSON file"),
+        ("tokenizer.json", b"{}", r"cannot load a tokenizer from .*Expected tokenizer files"),
+    ],
+)
+def test_broken_files_are_refused_with_the_reason(saved, tmp_path, name, content, message):
+    for file in saved.iterdir():
+        (tmp_path / file.name).write_bytes(content if file.name == name else file.read_bytes())
+    with pytest.raises(ModelError, match=message):
+        load_model(tmp_path)
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_loaded():
+    for device in ("cdua", "cuda:99"):
+        with pytest.raises(ModelError, match=rf"no device '{device}' here\. Expected one of cpu"):
+            load_model("nobody/nothing-at-all", device=device)
+
+
 def test_sources_that_do_not_exist_are_refused_with_a_remedy(tmp_path):
     with pytest.raises(ModelError, match="No model directory"):
         load_model(tmp_path / "nowhere")

@@ -71,6 +71,10 @@ def test_tiers_are_read_from_csv_and_json_in_any_spelling(tmp_path):
         ("t.csv", "language,tier\nsw,lowest\n", "entry 1: language 'sw' has the tier 'lowest'; expected one of high, mid, low"),
         ("t.csv", "lang,level\nsw,low\n", r"expected language,tier"),
         ("t.json", '{"sw": low}', "line 1"),
+        ("t.json", "[1, 2]", "holds no tiers. Expected a JSON object"),
+        ("t.json", "3", "holds no tiers"),
+        ("t.csv", "language,tier\nsw,low\nzz,low\n", "entry 2: Unknown language 'zz'"),
+        ("t.csv", "", r"has the columns \(none\); expected language,tier"),
         ("t.csv", "language,tier\n,low\n", "entry 1"),
     ],
 )

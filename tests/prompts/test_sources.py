@@ -67,7 +67,10 @@ def test_a_line_separator_inside_a_text_does_not_end_a_json_line(tmp_path):
         ("x.csv", "language,meaning_id,text,text,harmful\n", "line 1: the columns .'text'. occur twice"),
         ("x.csv", "", "x.csv is empty"),
         ("x.csv", "language,meaning_id,text,harmful\n", "holds no prompts"),
-        ("x.csv", "language;meaning_id;text;harmful\nen;a;b;1\n", "lacks the columns"),
+        ("x.csv", "language;meaning_id;text;harmful\nen;a;b;1\n", "x.csv, line 1: the columns are separated by ';'. Expected commas"),
+        ("x.csv", "name\nx\n", "lacks the columns"),
+        ("x.csv", GOOD + "en,c,br\0ead,1\n", "x.csv, line 6: a NUL character"),
+        ("x.csv", "PK\x03\x04 and so on", "x.csv is a zip archive or a spreadsheet"),
         ("x.csv", "id,en,sw\n1,bread,mkate\n", "one column per language"),
         ("x.jsonl", '{"language": "en"}\n{"language": \n', "x.jsonl, line 2: not JSON"),
         ("x.jsonl", '{"language": "en"}\n["en"]\n', "x.jsonl, line 2: found a list"),
@@ -218,6 +221,14 @@ def test_polyrefuse_translations_share_their_meaning_but_chinese_harmless_ones_d
     assert by_language["de", False] == by_language["en", False]
     assert not by_language["zh", False] & by_language["en", False]
     assert "harmless_val_translated_zh.json" in caplog.text
+
+
+def test_a_warning_about_a_language_is_given_to_those_who_ask_for_it(tmp_path, caplog):
+    load_prompts(f"polyrefuse:{polyrefuse_copy(tmp_path / 'a')}", languages="de,en")
+    load_prompts(xsafety_copy(tmp_path / "b", {"ru/Insult": "ru Insult 0\r\n \r\nru Insult 2"}), languages="en,es")
+    assert not caplog.records
+    load_prompts(f"polyrefuse:{polyrefuse_copy(tmp_path / 'c')}", languages="en,zho")
+    assert len(caplog.records) == 1
 
 
 def test_polyrefuse_without_files_or_subset_says_what_it_expects(tmp_path):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import StoreError, StoreMismatchError
+from workbench.errors import StoreError, StoreMismatchError, writing
 
 FORMAT, VERSION = "workbench activations", 1
 MANIFEST, LOCK = "manifest.json", ".lock"
@@ -119,7 +119,9 @@ def one_writer(path: Path) -> Iterator[None]:
     except ImportError:  # no such locks on Windows
         yield
         return
-    with (path / LOCK).open("w", encoding="utf-8") as file:
+    with writing(path / LOCK):
+        lock = (path / LOCK).open("w", encoding="utf-8")
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -28,7 +28,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 from workbench.activations.labels import DIMS, dataset
 from workbench.activations.manifest import FORMAT, MANIFEST, VERSION, disk_full_named, read_manifest, sha256, write_whole
 from workbench.activations.plan import Plan
-from workbench.errors import StoreError
+from workbench.errors import StoreError, writing
 
 TABLE, ARRAY = "prompts.parquet", "residual"
 
@@ -126,7 +126,8 @@ class Store:
         """Write the table of prompts anew if it is missing or changed."""
         file = self.path / TABLE
         if not file.exists() or sha256(file) != self.manifest["table_sha256"]:
-            table.to_parquet(file, index=False)
+            with writing(file):
+                table.to_parquet(file, index=False)
             self._record({**self.manifest, "table_sha256": sha256(file)})
 
     def sweep(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from workbench.errors import StoreError, StoreMismatchError
+from workbench.errors import StoreError, StoreMismatchError, writing
 
 _KIND = "workbench replies"
 
@@ -57,7 +57,8 @@ class ReplyFile:
             If it is no file of replies.
         """
         file = cls(Path(path), header)
-        file.path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(file.path):
+            file.path.parent.mkdir(parents=True, exist_ok=True)
         present = next((p for p in (file.path, file.draft) if p.exists()), None)
         if present is None:
             file._write(json.dumps({"kind": _KIND, **header}, ensure_ascii=False) + "\n")
@@ -89,11 +90,12 @@ class ReplyFile:
             os.replace(self.draft, self.path)
 
     def _write(self, text: str) -> None:
-        handle = os.open(self.draft, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o600)
-        with os.fdopen(handle, "ab") as draft:
-            draft.write(text.encode("utf-8"))
-            draft.flush()
-            os.fsync(draft.fileno())
+        with writing(self.draft):
+            handle = os.open(self.draft, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o600)
+            with os.fdopen(handle, "ab") as draft:
+                draft.write(text.encode("utf-8"))
+                draft.flush()
+                os.fsync(draft.fileno())
 
     def _lines(self, present: Path) -> list[dict[str, Any]]:
         whole = 0

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.errors import DataError, StoreError, StoreMismatchError, did_you_mean
+from workbench.errors import DataError, StoreMismatchError, did_you_mean, writing
 from workbench.results import Result
 
 MANIFEST = "manifest.json"
@@ -37,8 +37,9 @@ def versions() -> dict[str, str]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON whole or not at all."""
     draft = path.with_suffix(path.suffix + ".draft")
-    draft.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str, allow_nan=False), encoding="utf-8")
-    draft.replace(path)
+    with writing(path):
+        draft.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str, allow_nan=False), encoding="utf-8")
+        draft.replace(path)
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,11 @@ class Run:
         """
         cls.earlier(folder, spec)
         folder = Path(folder)
-        try:
+        with writing(folder):
             (folder / "results").mkdir(parents=True, exist_ok=True)
             (folder / ".gitignore").write_text("*\n", encoding="utf-8")
-            run = cls(folder)
-            run.update_manifest(spec=json.loads(json.dumps(spec, default=str)), status="started", versions=versions())
-        except OSError as error:
-            raise StoreError(
-                f"The run folder {folder} cannot be written: {error.strerror or error}. Expected a path with write permission and free space; "
-                "give another --out."
-            ) from error
+        run = cls(folder)
+        run.update_manifest(spec=json.loads(json.dumps(spec, default=str)), status="started", versions=versions())
         return run
 
     @classmethod

@@ -16,7 +16,7 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Float
 
-from workbench.errors import DataError, StoreError
+from workbench.errors import DataError, StoreError, writing
 
 _IDENTITY = ("fingerprint", "template", "system")
 
@@ -120,15 +120,16 @@ class Directions:
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file; metadata travel in its header as JSON. Replaced only when complete."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         header = {**self.metadata, "layers": [int(k) for k in self.unit["layer"].values], "positions": [str(p) for p in self.unit["position"].values]}
         draft = path.with_suffix(path.suffix + ".draft")
         tensors = {"unit": np.ascontiguousarray(self.unit.values), "norm": np.ascontiguousarray(self.norm.values)}
-        save_file(tensors, str(draft), metadata={"workbench.directions": json.dumps(header, default=str)})
-        draft.replace(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_bytes(save(tensors, metadata={"workbench.directions": json.dumps(header, default=str)}))
+            draft.replace(path)
         return path
 
     @classmethod

@@ -13,7 +13,6 @@ Wang et al. 2025, arXiv:2505.17306; github.com/mainlp/Multilingual-Refusal.
 
 from __future__ import annotations
 
-import logging
 import re
 from pathlib import Path
 
@@ -22,8 +21,6 @@ import pandas as pd
 from workbench.errors import PromptError, did_you_mean
 from workbench.prompts.cells import is_blank
 from workbench.prompts.files import read_json_rows
-
-logger = logging.getLogger(__name__)
 
 SUBSETS = ("train", "val", "test")
 _FILE = re.compile(r"(harmful|harmless)_(train|val|test)_translated_([A-Za-z]{2,3})\.json")
@@ -45,6 +42,11 @@ def read_polyrefuse(path: Path, subset: str | None = None) -> pd.DataFrame:
         The folder of the ``*_translated_*.json`` files with ``splits/`` beside them, or the repository's root.
     subset : {"train", "val", "test"}, optional
         ``val`` unless said otherwise.
+
+    Returns
+    -------
+    DataFrame
+        The grid's columns; ``attrs["notes"]`` lists (language, what to know of it).
     """
     subset = subset or "val"
     if subset not in SUBSETS:
@@ -65,14 +67,17 @@ def read_polyrefuse(path: Path, subset: str | None = None) -> pd.DataFrame:
             f"There are no PolyRefuse {subset} files in {path}. Expected files such as harmful_{subset}_translated_de.json; "
             "clone github.com/mainlp/Multilingual-Refusal and give its folder as polyrefuse:PATH."
         )
-    rows = [row for (label, tag), file in sorted(files.items()) for row in _rows(file, label, subset, tag)]
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame([row for (label, tag), file in sorted(files.items()) for row in _rows(file, label, subset, tag)])
+    frame.attrs["notes"] = [
+        (tag, f"{file.name} holds other instructions than the other languages' files; its meanings are not shared with them")
+        for (label, tag), file in sorted(files.items())
+        if (label, subset, tag) in _NOT_PARALLEL
+    ]
+    return frame
 
 
 def _rows(file: Path, label: str, subset: str, tag: str) -> list[dict[str, object]]:
     parallel = (label, subset, tag) not in _NOT_PARALLEL
-    if not parallel:
-        logger.warning("%s holds other instructions than the other languages' files; its meanings are not shared with them", file.name)
     rows: list[dict[str, object]] = []
     for index, (line, record) in enumerate(read_json_rows(file)):
         text = record.get("instruction_translated", record.get("instruction")) if isinstance(record, dict) else None

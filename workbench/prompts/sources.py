@@ -13,7 +13,7 @@ from workbench.errors import PromptError, did_you_mean
 from workbench.prompts import multijail, polyrefuse, xsafety
 from workbench.prompts.files import SUFFIXES, read_table
 from workbench.prompts.grid import PromptGrid
-from workbench.prompts.languages import read_tiers
+from workbench.prompts.languages import normalise, read_tiers
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ def load_prompts(
         For an unknown set or language, a missing class, or bad cells; with the line for files, and the remedy.
     """
     part = _read(spec, subset=subset)
+    notes = list(part.frame.attrs.get("notes", []))
     grids = [PromptGrid(part.frame, row_name=part.row_name)]
     used = part.used_subset
     present = {bool(label) for label in grids[0].frame["harmful"]}
@@ -83,6 +84,7 @@ def load_prompts(
             name = option.removeprefix("--")
             raise PromptError(f"{spec} has {name} prompts itself, so {option} {other} is not needed. Leave it out, or give a set without that class.")
         part = _read(other, subset=subset, default_label=label)
+        notes += part.frame.attrs.get("notes", [])
         used |= part.used_subset
         grid = PromptGrid(part.frame, row_name=part.row_name)
         if label not in set(grid.frame["harmful"]):
@@ -101,6 +103,9 @@ def load_prompts(
         )
     if languages is not None:
         merged = merged.select(languages=languages)
+    for tag, note in notes:  # of the languages asked for only
+        if languages is None or normalise(tag) in merged.languages:
+            logger.warning("%s", note)
     if limit is not None:
         merged = merged.limit(limit, seed=seed)
     return merged.strip_final_punctuation() if strip_punctuation else merged

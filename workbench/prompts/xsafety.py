@@ -53,6 +53,7 @@ _SPELLINGS = {category.lower().replace("_", ""): category for category in CATEGO
 def read_xsafety(path: Path) -> pd.DataFrame:
     """Read a local copy: one folder per language, one one-column CSV file per category."""
     files: dict[tuple[str, str], Path] = {}
+    unread: list[tuple[str, str]] = []
     for folder in sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []:
         tag = _FOLDERS.get(folder.name, folder.name)
         # the usual spelling first
@@ -65,14 +66,16 @@ def read_xsafety(path: Path) -> pd.DataFrame:
                 continue
             files[tag, category] = file
         if list(folder.glob("*.xlsx")) and not any(language == tag for language, _ in files):
-            logger.warning("XSafety %s holds spreadsheets only and is left out; save them as CSV to use it", folder.name)
+            unread.append((tag, f"XSafety {folder.name} holds spreadsheets only and is left out; save them as CSV to use it"))
     if not files:
         raise PromptError(
             f"There are no XSafety files in {path}. Expected folders such as en/ and zh/ with a CSV file per category; "
             "clone github.com/Jarviswang94/Multilingual_safety_benchmark and give its folder as xsafety:PATH."
         )
     # one column is documented, two files have empty ones after it
-    return xsafety_rows({key: [cells[0] if cells else "" for _, cells in read_csv_rows(file)] for key, file in files.items()})
+    frame = xsafety_rows({key: [cells[0] if cells else "" for _, cells in read_csv_rows(file)] for key, file in files.items()})
+    frame.attrs["notes"] += unread
+    return frame
 
 
 def xsafety_hub_rows(records: list[dict[str, Any]]) -> pd.DataFrame:
@@ -91,8 +94,10 @@ def xsafety_hub_rows(records: list[dict[str, Any]]) -> pd.DataFrame:
 def xsafety_rows(texts: dict[tuple[str, str], list[Any]]) -> pd.DataFrame:
     """Turn one list of texts per (language, category) into the grid's columns; the place in the list is the meaning.
 
-    A list of another length than most languages' is not aligned with them and is left out, with a warning.
+    A list of another length than most languages' is not aligned with them and is left out. ``attrs["notes"]`` of the result lists
+    (language, what to know of it).
     """
+    notes: list[tuple[str, str]] = []
     usual = {}
     for category in {category for _, category in texts}:
         lengths = Counter(_length(cells) for (_, c), cells in texts.items() if c == category)
@@ -101,11 +106,11 @@ def xsafety_rows(texts: dict[tuple[str, str], list[Any]]) -> pd.DataFrame:
     for tag, category in sorted(texts, key=lambda key: (key[0], CATEGORIES.index(key[1]))):
         cells = texts[tag, category]
         if _length(cells) != usual[category]:
-            logger.warning("XSafety %s/%s has %d rows, not %d: not aligned, so it is left out", tag, category, _length(cells), usual[category])
+            notes.append((tag, f"XSafety {tag}/{category} has {_length(cells)} rows, not {usual[category]}: not aligned, so it is left out"))
             continue
         for index, text in enumerate(cells[: usual[category]]):
             if is_blank(text):
-                logger.warning("XSafety %s/%s: row %d is blank; the cell is missing and later rows keep their places", tag, category, index)
+                notes.append((tag, f"XSafety {tag}/{category}: row {index} is blank; the cell is missing and later rows keep their places"))
                 continue
             rows.append(
                 {
@@ -117,7 +122,9 @@ def xsafety_rows(texts: dict[tuple[str, str], list[Any]]) -> pd.DataFrame:
                     "source": "xsafety",
                 }
             )
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    frame.attrs["notes"] = notes
+    return frame
 
 
 def category_of(name: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.errors import DataError
+from workbench.errors import DataError, writing
 from workbench.report import captions
 from workbench.report.language_table import MARGIN, language_rows, verdict
 from workbench.report.limits import limits
@@ -79,8 +79,7 @@ def build_report(run_folder: str | Path) -> Path:
     from plotly.offline import get_plotlyjs
 
     run = RunRecord.read(run_folder)
-    (run.folder / "figures").mkdir(exist_ok=True)
-    (run.folder / "figures" / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
+    _write_whole(run.folder / "figures" / "plotly.min.js", get_plotlyjs())
     rows = language_rows(run)
     sections = _sections(run)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -101,10 +100,17 @@ def build_report(run_folder: str | Path) -> Path:
         plotly_js=Markup(get_plotlyjs()),
     )
     path = run.folder / "report.html"
-    draft = path.with_suffix(".html.draft")
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(path)
+    _write_whole(path, page)
     return path
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Replace a file only once the new one is complete."""
+    draft = path.with_name(path.name + ".draft")
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
 
 
 def _figure(
@@ -136,7 +142,7 @@ def _alone(path: Path, title: str, html: str) -> None:
     from html import escape
 
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><script src="plotly.min.js"></script>'
-    path.write_text(f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{html}</body></html>\n', encoding="utf-8")
+    _write_whole(path, f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{html}</body></html>\n')
 
 
 def _sections(run: RunRecord) -> list[Section]:
