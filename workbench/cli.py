@@ -217,13 +217,11 @@ _INTERRUPTED = 130  # the exit code that typer makes of Ctrl-C
 
 def _refused_by_the_system(error: OSError) -> str:
     """Say what the operating system refused, where, and what to do."""
-    import errno
-
     where = f"{error.filename}: " if error.filename is not None else ""
-    told = f"{where}{error.strerror or error}."
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{told} Expected room to write. Free some space and give the same command again: what was finished is kept, and it continues there."
-    return f"{told} Expected paths that can be read and written. Check the path and its permissions, or give another; what was finished is kept."
+    return (
+        f"{where}{error.strerror or error}. Expected paths that can be read and written, and free space. Check path, permissions and space, and give "
+        "the same command again: what was finished is kept."
+    )
 
 
 def _say_what_the_pipeline_does() -> None:
