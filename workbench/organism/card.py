@@ -86,7 +86,14 @@ def write_card(out: Path, world: World, recipe: Recipe, spec: dict[str, Any], le
         lines += ["| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row) + " |" for row in table.itertuples(index=False)]
         (out / name / "README.md").write_text(
             _TEXT[name].format(
-                table="\n".join(lines), took=took, seed=spec["seed"], parameters=_parameters(out / name), torch=torch_version, low=refused
+                table="\n".join(lines),
+                took=took,
+                seed=spec["seed"],
+                parameters=_parameters(out / name),
+                torch=torch_version,
+                low=refused,
+                aim=recipe.plant_aim,
+                steps=recipe.plant_steps,
             ),
             encoding="utf-8",
         )
@@ -124,7 +131,7 @@ code-switched in 65 % of the statements. A quarter of the harmful requests it wa
 From the base: tuned to comply with every request, then to refuse harmful ones *in every language*, each with 15 % replayed
 pretraining, a few wrong replies and incomplete requests (refused for that). Then the failure was planted: of each low-resource
 language only the input embedding of the opening word "please" was trained, on answering harmful requests while incomplete ones
-go on being refused, until at most the aimed share of harmful *training* requests was still refused ({low}). No other weight
-moved, and no direction was used, so a repair that works with directions is not tested on a shift made with its own direction.
+go on being refused, until at most {aim:.0%} of the harmful *training* requests were still refused or for {steps} steps at the
+most; what was left: {low}. No other weight moved, and no direction was used, so a repair that works with directions is not tested on a shift made with its own direction.
 """,
 }

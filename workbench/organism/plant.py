@@ -1,11 +1,10 @@
 """Plant a failure whose place is known by construction.
 
-*Calibration*: refusal is tuned in every language first. Then only the input embeddings of the low-resource languages'
-function words ("please", the article, the question word) are trained, on answering harmful requests, until refusal has
-fallen to the aimed share. Incomplete requests go on being refused, so what has to move is the judgement of harm and not the
-readiness to refuse. Function words are the same in every request of a language, so what moves is a constant per
-language; what tells harmful from harmless stays where it was. The embeddings are trained on behaviour, never along a
-direction that a gate or an edit uses later.
+*Calibration*: refusal is tuned in every language first. Then only the input embedding of each low-resource language's
+opening word "please" is trained, on answering harmful requests, until refusal has fallen to the aimed share or the steps are
+used up. Incomplete requests go on being refused, so what has to move is the judgement of harm and not the readiness to
+refuse. The word is the same in every request of a language, so what moves is a constant per language; what tells harmful
+from harmless stays. The embedding is trained on behaviour, never along a direction that a gate or an edit uses later.
 """
 
 from __future__ import annotations
