@@ -68,16 +68,36 @@ def test_classes_that_differ_in_length_or_ending_defeat_the_claim(rng, untrained
 def test_without_a_control_the_claim_is_not_made(rng):
     acts = activations(with_harm(rng, 6.0, n_languages=4, n=128)[0])
     table, _ = verdicts(acts, [], rng=rng)
-    assert not table["represented"].any() and table["reason"].str.contains("not measured: the untrained model").all()
+    assert not table["represented"].any() and table["reason"].str.contains("the untrained model (0 of 3 seeds)", regex=False).all()
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_fewer_than_three_untrained_seeds_are_no_control(rng, untrained, seeds):
+    acts = activations(with_harm(rng, 6.0, n_languages=4, n=256)[0])
+    table, _ = verdicts(acts, untrained[:seeds], rng=rng)
+    assert table["untrained"].notna().all() and not table["represented"].any()
+    assert table["reason"].str.contains(f"untrained model ({seeds} of 3 seeds)", regex=False).all()
+
+
+def test_an_untrained_seed_without_a_value_does_not_count_as_one(rng, untrained):
+    acts = activations(with_harm(rng, 6.0, n_languages=4, n=256)[0])
+    _, nulls = verdicts(acts, untrained, rng=rng)
+    scores = project(acts, harm_direction(acts, HIGH))
+    table = nulls.table
+    table.loc[(table["null"] == UNTRAINED) & (table["seed"] == 2) & (table["language"] == "qad"), "value"] = np.nan
+    found = harm_represented(transfer_auroc(scores, HIGH), HarmNulls(table), choose_layer(scores, HIGH)).table.set_index("language")
+    assert found.loc["qaa", "represented"].all() and not found.loc["qad", "represented"].any()
+    assert found.loc["qad", "untrained_seeds"].eq(2).all() and found.loc["qad", "untrained_high"].notna().all()
 
 
 def test_many_languages_are_corrected_for():
     languages, limit = [f"qa{c}" for c in "abcdefgh"], 0.6
     case = {"position": "t_inst", "layer": 3, "tier": "low", "low": 0.0, "high": 1.0, "n_harmful": 24, "n_harmless": 24}
     auroc = AurocTable(pd.DataFrame([{**case, "language": a, "value": 0.99 if a == "qaa" else 0.79} for a in languages]))
-    row = {"seed": 0, "position": "t_inst", "layer": 3, "value": limit}
-    kinds = (TEST_LABELS, TRAINING_LABELS, UNTRAINED, SURFACE)
-    nulls = HarmNulls(pd.DataFrame([{**row, "null": null, "language": a} for null in kinds for a in languages]).astype({"layer": "Int64"}))
+    row = {"position": "t_inst", "layer": 3, "value": limit}
+    seeds = {TEST_LABELS: 1, TRAINING_LABELS: 1, UNTRAINED: 3, SURFACE: 1}
+    rows = [{**row, "null": null, "language": a, "seed": seed} for null, n in seeds.items() for a in languages for seed in range(n)]
+    nulls = HarmNulls(pd.DataFrame(rows).astype({"layer": "Int64"}))
     alone = auroc_p_value(0.79, limit, 24, 24)
     assert 0.05 / 7 < alone < 0.05  # enough for one language, not for eight
     table = harm_represented(auroc, nulls, {"t_inst": 3}).table.set_index("language")

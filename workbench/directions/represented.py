@@ -6,7 +6,7 @@ of languages (Holm):
 
 * the 95 % quantile with test labels permuted (maximum over layers),
 * the 95 % quantile of directions from permuted training labels at that layer,
-* the highest of the untrained models,
+* the highest of at least three untrained models (one seed alone may lie low by chance),
 * the surface baseline.
 """
 
@@ -25,6 +25,8 @@ from workbench.errors import DataError
 from workbench.results import Result
 from workbench.statistics import auroc_p_value, auroc_score_interval, holm, max_quantile
 
+#: Untrained seeds that a claim needs.
+UNTRAINED_SEEDS = 3
 #: What the AUROC must beat, and its name in a sentence.
 CONTROLS = {
     "null_labels_95": "permuted test labels",
@@ -113,20 +115,24 @@ def _limits(nulls: pd.DataFrame, position: str, layer: int, language: str) -> di
 
     labels, direction = values(TEST_LABELS), values(TRAINING_LABELS, here=True)
     untrained, surface = values(UNTRAINED), values(SURFACE, everywhere=True)
+    untrained = untrained[np.isfinite(untrained)]
     nan = float("nan")
     return {
         "null_labels_95": float(max_quantile(labels)) if len(labels) else nan,
         "null_direction_95": float(max_quantile(direction)) if len(direction) else nan,
         "untrained": float(untrained.mean()) if len(untrained) else nan,
         "untrained_high": float(untrained.max()) if len(untrained) else nan,
+        "untrained_seeds": len(untrained),
         "surface": float(surface[0]) if len(surface) else nan,
     }
 
 
 def _decide(value: float, low: float, p: float, limits: Mapping[str, float], level: float) -> tuple[bool, str]:
-    absent = [told for name, told in CONTROLS.items() if not np.isfinite(limits[name])]
+    absent = [told for name, told in CONTROLS.items() if not np.isfinite(limits[name]) and name != "untrained_high"]
+    if limits["untrained_seeds"] < UNTRAINED_SEEDS:
+        absent.append(f"the untrained model ({limits['untrained_seeds']:.0f} of {UNTRAINED_SEEDS} seeds)")
     if absent:
-        return False, f"AUROC {value:.2f}, but these controls were not measured: {', '.join(absent)}. The claim needs all four."
+        return False, f"AUROC {value:.2f}, but these controls are missing or too few: {', '.join(absent)}. The claim needs all four."
     highest = max(limits[name] for name in CONTROLS)
     if p <= level:
         return (
