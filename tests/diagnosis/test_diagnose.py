@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from workbench.diagnosis.diagnose import _ask, diagnose
-from workbench.errors import PromptError, StoreMismatchError
+from workbench.errors import ModelError, PromptError, StoreMismatchError
 from workbench.models.load import load_model
 from workbench.organism.network import Recipe
 from workbench.organism.train import train
@@ -183,3 +183,15 @@ def test_a_prompt_without_room_for_its_reply_is_left_out_before_anything_is_capt
     assert asked.dropped[["what", "language", "n"]].values.tolist() == [["prompts", "qab", 1]]
     assert "with 8 for the reply" in asked.dropped["reason"].iloc[0]
     assert len(asked.grid) == len(grid) - 1
+
+
+def test_loaded_models_are_taken_as_they_are_and_asked_with_one_template(request_of, organism, tmp_path):
+    after, before = load_model(organism / "aligned"), load_model(organism / "base", template="plain")
+    asked = {**request_of, "model": after, "before": before, "limit": 24, "null_seeds": 0}
+    run = diagnose(**asked, out=tmp_path / "run")
+    assert run.manifest["before"]["template"] == run.manifest["spec"]["model"]["template"]
+    assert run.manifest["before"]["fingerprint"] == before.fingerprint
+    with pytest.raises(ModelError, match="dtype given together with a loaded model"):
+        diagnose(**asked, dtype="float32", out=tmp_path / "other")
+    with pytest.raises(ModelError, match=r"without a tokenizer\. Give load_model"):
+        diagnose(**{**asked, "model": after.model}, out=tmp_path / "other")

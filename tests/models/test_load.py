@@ -122,6 +122,18 @@ def test_broken_files_are_refused_with_the_reason(saved, tmp_path, name, content
         load_model(tmp_path)
 
 
+def test_loading_says_nothing(saved, tmp_path, capfd, caplog):
+    """A weight too many makes transformers print a report of twenty lines."""
+    from safetensors.torch import load_file, save_file
+
+    for file in saved.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({**weights, "model.unheard_of.weight": torch.zeros(2)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    load_model(tmp_path)
+    assert capfd.readouterr() == ("", "") and not caplog.records
+
+
 def test_a_device_that_is_not_there_is_refused_before_anything_is_loaded():
     for device in ("cdua", "cuda:99"):
         with pytest.raises(ModelError, match=rf"no device '{device}' here\. Expected one of cpu"):

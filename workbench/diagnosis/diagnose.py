@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from torch import nn
 
 from workbench.activations.capture import capture, too_long
 from workbench.behavior.judges import read_refusals
@@ -20,7 +21,7 @@ from workbench.diagnosis.run import Run, write_json
 from workbench.diagnosis.summary import summarise
 from workbench.diagnosis.understanding import understanding
 from workbench.diagnosis.usable import drop_thin, reference_of, require_comparable
-from workbench.errors import PromptError
+from workbench.errors import ModelError, PromptError
 from workbench.models.chat import ChatModel
 from workbench.models.load import load_model, untrained_like
 from workbench.prompts.grid import PromptGrid
@@ -73,8 +74,9 @@ def diagnose(
 
     Parameters
     ----------
-    model : str, path or HF model in memory
-        The model to diagnose ("after" alignment); also ``"organism:aligned"``.
+    model : str, path or ChatModel
+        The model to diagnose ("after" alignment); also ``"organism:aligned"``. A model in memory comes as
+        ``load_model(model, tokenizer=tokenizer)``.
     prompts : str, path or PromptGrid
         ``NAME``, ``NAME:PATH``, a file, or a grid.
     before : optional
@@ -115,10 +117,11 @@ def diagnose(
     >>> run = diagnose("organism:aligned", before="organism:base", prompts="organism", out="runs/demo")  # doctest: +SKIP
     """
     grid = _grid(prompts, harmless, harmful, subset, languages, limit, seed, tiers, strip_punctuation)
-    after = load_model(model, template=template, system=system, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    options: dict[str, Any] = {"template": template, "system": system, "dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+    after = _chat(model, options)
     spec = {
         "model": after.provenance(),
-        "before": None if before is None else str(getattr(before, "name_or_path", before)),
+        "before": None if before is None else before.name if isinstance(before, ChatModel) else str(before),
         "prompts": grid.provenance | {"hash": grid.hash},
         "reference": _listed(reference),
         "limit": limit,
@@ -133,12 +136,14 @@ def diagnose(
     if refusals is not None:
         read_refusals(refusals)
     earlier = None
-    if before is not None:
+    if isinstance(before, ChatModel):
+        earlier = replace(before, template=after.template, system=after.system)
+    elif before is not None:
         with tempfile.TemporaryDirectory() as place:
             shared = Path(place) / "template.jinja"
             shared.write_text(after.template.text, encoding="utf-8")
             given = template if after.template.kind == "raw" else str(shared)
-            earlier = load_model(before, template=given, system=system, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+            earlier = load_model(before, **{**options, "template": given, "system": after.system})
     asked = _ask(after, earlier, grid, _listed(reference), seed, new_tokens)
     # nothing is written before all of the request is known to be good: a corrected request may use the same folder
     run = Run.start(out, spec)
@@ -158,6 +163,18 @@ def diagnose(
     _measure(run, asked, refusals=refusals, new_tokens=new_tokens, null_seeds=null_seeds, seed=seed, redact=redact, progress=progress)
     run.update_manifest(status="finished")
     return run
+
+
+def _chat(model: Any, options: dict[str, Any]) -> ChatModel:
+    """Load a model, or take one that is loaded."""
+    if not isinstance(model, ChatModel):
+        if isinstance(model, nn.Module):
+            raise ModelError(f"{type(model).__name__}: a model in memory comes without a tokenizer. Give load_model(model, tokenizer=...) instead.")
+        return load_model(model, **options)
+    extra = [name for name, value in options.items() if value]
+    if extra:
+        raise ModelError(f"{', '.join(extra)} given together with a loaded model. They shape how a model is loaded: pass them to load_model instead.")
+    return model
 
 
 def _listed(value: Sequence[str] | str | None) -> list[str] | None:

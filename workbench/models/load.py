@@ -231,7 +231,8 @@ def _tokenizer(tokenizer: Any, source: str | Path, name: str, trust_remote_code:
         where = tokenizer if tokenizer is not None else source
         offline = Path(where).is_dir() or (offline and tokenizer is None)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=offline, trust_remote_code=trust_remote_code)
+            with _quiet_loading():
+                tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=offline, trust_remote_code=trust_remote_code)
         except Exception as error:  # a broken tokenizer.json shows as KeyError, TypeError, ...
             raise ModelError(
                 f"{name}: cannot load a tokenizer from {str(where)!r}: {_first_line(error)} Expected tokenizer files beside the weights, "
@@ -246,14 +247,23 @@ def _tokenizer(tokenizer: Any, source: str | Path, name: str, trust_remote_code:
 
 @contextmanager
 def _quiet_loading() -> Iterator[None]:
-    """Keep transformers' own progress bar off: a load takes no bar of ours either."""
+    """Keep transformers' own progress bar off (a load takes no bar of ours either), and its and the hub client's notices.
+
+    What matters of them (no network, missing weights) comes as an error.
+    """
     from transformers.utils import logging as hf_logging
 
     shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
+    talkers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
+    levels = [talker.level for talker in talkers]
+    for talker in talkers:
+        talker.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        for talker, level in zip(talkers, levels, strict=True):
+            talker.setLevel(level)
         if shown:
             hf_logging.enable_progress_bar()
 
