@@ -115,7 +115,12 @@ def bits(chat: ChatModel, grid: PromptGrid, *, rng: np.random.Generator) -> pd.D
     """Bits per byte of harmless prompts by language, beside what the frequencies of the language's bytes alone give."""
     rows = []
     for tag, tier in grid.tiers.items():
-        texts = grid.select(languages=[tag], harmful=False).frame["text"].tolist()[:BITS_PROMPTS]
+        texts = grid.select(languages=[tag], harmful=False).frame["text"].tolist()
+        # without a BOS token nothing predicts a text of one token
+        lengths = map(len, chat.tokenizer(texts, add_special_tokens=False)["input_ids"])
+        texts = [text for text, length in zip(texts, lengths, strict=True) if length > 1][:BITS_PROMPTS]
+        if not texts:
+            continue
         values = np.asarray(bits_per_byte(chat, texts), dtype=float)
         values = values[np.isfinite(values)]
         if not len(values):
