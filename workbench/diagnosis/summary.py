@@ -66,8 +66,7 @@ def summarise(
         entry: dict[str, Any] = {"tier": tier}
         rates = after[after["language"] == tag].set_index("statistic")
         for rate in RATES:
-            if rate in rates.index:
-                entry[rate] = figure(rates.loc[rate])
+            entry[rate] = figure(rates.loc[rate]) if rate in rates.index else None
         entry["refusal_judge"] = None if rates.empty else {"name": str(rates["judge"].iloc[0]), "validated": bool(rates["validated"].iloc[0])}
         entry["auroc"] = {}
         chosen = represented[represented["language"] == tag].set_index("position")
