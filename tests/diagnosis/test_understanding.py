@@ -37,8 +37,18 @@ def test_an_answer_key_decides_by_its_lower_bound(low, high, expected):
     ],
 )
 def test_retrieval_must_beat_shuffled_meanings_and_the_untrained_network(low, high, null, control, expected):
-    table = understanding(TIERS, answers=None, retrieval=retrieval((low + high) / 2, low, high, null, control), bits=None)
+    read = answers(2.0, 1.9, 2.1).assign(control=4.4)
+    table = understanding(TIERS, answers=None, retrieval=retrieval((low + high) / 2, low, high, null, control), bits=read)
     assert table["understood"].tolist() == [expected]
+
+
+@pytest.mark.parametrize("control", [0.1, np.nan])
+def test_a_criterion_that_was_not_measured_is_never_passed(control):
+    read = None if control == control else answers(2.0, 1.9, 2.1).assign(control=4.4)
+    table = understanding(TIERS, answers=None, retrieval=retrieval(0.9, 0.8, 0.95, 0.1, control), bits=read)
+    assert table["understood"].tolist() == ["not enough evidence"]
+    assert "not measured" in table["reason"].iloc[0]
+    assert "nan" not in table["reason"].iloc[0]
 
 
 def test_text_predicted_worse_than_by_its_bytes_is_not_understood_however_well_it_is_retrieved():

@@ -122,7 +122,7 @@ def diagnose(
     spec = {
         "model": after.provenance(),
         "before": None if before is None else before.name if isinstance(before, ChatModel) else str(before),
-        "prompts": grid.provenance | {"hash": grid.hash},
+        "prompts": grid.provenance | {"hash": grid.hash, "labels": measure.labels_hash(grid, refusals)},
         "reference": _listed(reference),
         "limit": limit,
         "null_seeds": null_seeds,
@@ -278,9 +278,10 @@ def _measure(
 
     answers = refusal[(refusal["statistic"] == "answer_accuracy")]
     retrieval = run.result("retrieval").table if "retrieval" in run.results else None
+    keyless = [tag for tag in grid.languages if tag not in set(answers.loc[answers["value"].notna(), "language"])]
     bits = None
-    if answers.empty:
-        bits = measure.bits(asked.after, grid, rng=np.random.default_rng(seed))
+    if keyless:
+        bits = measure.bits(asked.after, grid.select(languages=keyless), rng=np.random.default_rng(seed))
         run.save("bits_per_byte", bits)
     known = understanding(grid.tiers, answers=answers, retrieval=measure.headline_retrieval(retrieval, POSITIONS), bits=bits)
     run.save("understanding", known)
@@ -344,7 +345,9 @@ def _geometry(
     """Language against meaning by layer, the bottleneck, retrieval and clusters; on the complete part of the grid."""
     from workbench.geometry import clusters, find_bottleneck, retrieval, separation, silhouettes, variance_shares
 
-    complete = measure.complete_rows(acts)
+    part = asked.grid.complete()
+    complete = measure.rows_of(acts, part)
+    run.save("dropped", pd.concat([asked.dropped, measure.left_out_of_geometry(asked.grid, part)], ignore_index=True))
     shares, profiles, verdicts = [], [], []
     for name, data in (("after", acts), ("before", earlier)):
         if data is None:
@@ -353,7 +356,7 @@ def _geometry(
         shares.append(variance_shares(whole).table.assign(model=name))
         profile = silhouettes(whole, rng=np.random.default_rng(seed))
         profiles.append(profile.table.assign(model=name))
-        verdicts.append(find_bottleneck(profile, n_layers=asked.after.n_layers, rng=np.random.default_rng(seed)).table.assign(model=name))
+        verdicts.append(find_bottleneck(profile, n_layers=int(data["layer"].max()), rng=np.random.default_rng(seed)).table.assign(model=name))
     run.save("variance_shares", pd.concat(shares, ignore_index=True))
     run.save("silhouettes", pd.concat(profiles, ignore_index=True))
     bottleneck = run.save("bottleneck", pd.concat(verdicts, ignore_index=True)).table
@@ -361,8 +364,11 @@ def _geometry(
     # nothing is fitted for retrieval, so the fit meanings may be scored: only those that choose the layer may not
     control = measure.scored_twice(untrained[0].isel(prompt=complete)) if untrained else None
     pairs = measure.scored_twice(acts.isel(prompt=complete))
-    run.save("retrieval", retrieval(pairs, asked.reference, control=control, rng=np.random.default_rng(seed)))
-    shown = measure.shown_layers(asked.after.n_layers, layers.values())
+    compared = [tag for tag in asked.reference if tag in part.languages]
+    if compared:
+        run.save("retrieval", retrieval(pairs, compared, control=control, rng=np.random.default_rng(seed)))
+    depth = min(chat.n_layers for chat in (asked.after, asked.before) if chat is not None)  # a slider shows both models at a layer
+    shown = [k for k in measure.shown_layers(asked.after.n_layers, layers.values()) if k <= depth]
     points = clusters(acts, before=earlier, layers=shown, rng=np.random.default_rng(seed))
     run.save("clusters", points)
     run.save("cluster_axes", points.axes())

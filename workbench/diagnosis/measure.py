@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable
@@ -78,11 +79,34 @@ def _character_class(text: str) -> str:
     return folded if unicodedata.category(folded[0]).startswith("P") else "letter"
 
 
-def complete_rows(acts: xr.Dataset) -> np.ndarray:
-    """Rows whose meaning is there in every language, so that language and meaning can be told apart."""
-    frame = pd.DataFrame({"meaning": acts["meaning_id"].values.astype(str), "language": acts["language"].values.astype(str)})
-    everywhere = frame.groupby("meaning")["language"].nunique() == frame["language"].nunique()
-    return np.flatnonzero(frame["meaning"].map(everywhere).to_numpy())
+def labels_hash(grid: PromptGrid, refusals: str | Path | None) -> str:
+    """sha256 (16 hex digits) over everything of a grid, and of a file of refusals, that can change a number."""
+    frame = grid.frame.sort_values("prompt_id")
+    digest = hashlib.sha256(frame[sorted(frame.columns)].to_csv(index=False).encode())
+    if refusals is not None:
+        digest.update(Path(refusals).read_bytes() if Path(refusals).is_file() else b"")
+    return digest.hexdigest()[:16]
+
+
+def rows_of(acts: xr.Dataset, part: PromptGrid) -> np.ndarray:
+    """Rows of the activations that belong to a part of the grid."""
+    return np.flatnonzero(pd.Index(part.frame["prompt_id"]).get_indexer(acts["prompt"].values.astype(str)) >= 0)
+
+
+def left_out_of_geometry(grid: PromptGrid, part: PromptGrid) -> pd.DataFrame:
+    """List what comparing the same meanings across languages had to leave out; the other measurements keep it."""
+    rows = []
+    for tag in grid.languages:
+        n = len(grid.select(languages=[tag]))
+        if tag not in part.languages:
+            reason = "geometry and retrieval only: too few of its meanings are there in the other languages"
+            rows.append(("language", tag, n, reason))
+        elif n > (kept := len(part.select(languages=[tag]))):
+            rows.append(("prompts", tag, n - kept, "geometry and retrieval only: the meaning is not there in every language compared"))
+    if len(set(part.frame["harmful"])) < 2:
+        only = "harmful" if part.frame["harmful"].all() else "harmless"
+        rows.append(("class", "all", len(part), f"geometry and retrieval rest on {only} prompts alone: only they are there in every language"))
+    return pd.DataFrame(rows, columns=["what", "language", "n", "reason"])
 
 
 def shown_layers(n_layers: int, wanted: Iterable[int]) -> list[int]:
@@ -100,7 +124,7 @@ def scored_twice(acts: xr.Dataset) -> xr.Dataset:
 
 
 def headline_retrieval(table: pd.DataFrame | None, positions: Iterable[str]) -> pd.DataFrame | None:
-    """Keep one row per language: the position whose chosen layer retrieves best on the select split."""
+    """Keep one row per language: the first position that could be measured, at the layer chosen on the select split."""
     if table is None or table.empty:
         return None
     chosen = table[table["chosen"]]
@@ -152,10 +176,13 @@ def behaviour(
     judge = choose_judge(grid, chat, refusals=refusals)
     asked = grid if needs_more_than_scored(judge) else grid.select(split="score")
     path = run.folder / "replies.jsonl"
-    replies = generate(chat, asked, max_new_tokens=new_tokens, out=path, progress=progress)
-    outcomes = judge.outcomes(replies, asked)
-    if redact:
-        path.unlink(missing_ok=True)
+    try:
+        replies = generate(chat, asked, max_new_tokens=new_tokens, out=path, progress=progress)
+        outcomes = judge.outcomes(replies, asked)
+    finally:
+        if redact:  # also when generation or the judge breaks off
+            for left in run.folder.glob("replies.jsonl*"):
+                left.unlink()
     scored = grid.select(split="score")
     outcomes = outcomes[outcomes["prompt_id"].isin(scored.frame["prompt_id"])].reset_index(drop=True)
     rates = refusal_rates(outcomes, scored).table.assign(model="after")

@@ -85,14 +85,20 @@ def _by_retrieval(row: pd.Series | None, bits: pd.Series | None) -> dict[str, ob
     decided = _verdict(row["low"], row["high"], bar)
     said = (
         f"translation retrieval {row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f}) against "
-        f"{row['null_95']:.2f} for shuffled meanings and {row['control']:.2f} for the same network untrained"
+        f"{row['null_95']:.2f} for shuffled meanings"
     )
+    if pd.notna(row["control"]):
+        said += f" and {row['control']:.2f} for the same network untrained"
     if bits is not None:
         said += f"; {_said(bits)}"
         if bits["low"] > bits["control"]:
             decided = "no"
         elif decided == "yes" and bits["high"] >= bits["control"]:
             decided = "not enough evidence"
+    unmeasured = [name for name, missing in (("the untrained network", pd.isna(row["control"])), ("bits per byte", bits is None)) if missing]
+    if unmeasured:
+        said += f"; not measured: {' and '.join(unmeasured)}"
+        decided = "not enough evidence" if decided == "yes" else decided
     return {
         "statistic": "translation retrieval",
         "value": row["value"],

@@ -132,6 +132,7 @@ From the base: tuned to comply with every request, then to refuse harmful ones *
 pretraining, a few wrong replies and incomplete requests (refused for that). Then the failure was planted: of each low-resource
 language only the input embedding of the opening word "please" was trained, on answering harmful requests while incomplete ones
 go on being refused, until at most {aim:.0%} of the harmful *training* requests were still refused or for {steps} steps at the
-most; what was left: {low}. No other weight moved, and no direction was used, so a repair that works with directions is not tested on a shift made with its own direction.
+most; what was left: {low}. No other weight moved, and no direction was used, so a repair that works with directions is
+not tested on a shift made with its own direction.
 """,
 }

@@ -113,8 +113,11 @@ class PromptGrid:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over ids, languages, labels and texts, whatever the order of the rows."""
-        rows = self._frame.sort_values("prompt_id")[["prompt_id", "meaning_id", "language", "harmful", "text"]]
+        """SHA-256 over ids, languages, labels, texts, splits and tiers, whatever the order of the rows.
+
+        Splits and tiers count, because a store keeps them: one made for other splits must not be scored with these.
+        """
+        rows = self._frame.sort_values("prompt_id")[["prompt_id", "meaning_id", "language", "harmful", "text", "split", "tier"]]
         digest = hashlib.sha256()
         for row in rows.itertuples(index=False):
             for cell in row:
