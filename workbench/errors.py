@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 class WorkbenchError(Exception):
@@ -62,6 +63,39 @@ def did_you_mean(given: str, options: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(given, [str(o) for o in options], n=3, cutoff=0.55)
     return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+
+
+def shown(value: Any, at_most: int = 24) -> str:
+    """Spell a user's cell for a message, unless it may be a prompt: a prompt in the wrong column is never repeated.
+
+    Parameters
+    ----------
+    value : object
+        What the cell holds.
+    at_most : int
+        Longest value repeated, in characters; derived ids are longer than labels.
+
+    Returns
+    -------
+    str
+        The value in quotes if it is short, without blanks, and in a script that puts blanks between words (a short Chinese or
+        Thai sentence has none); else its length.
+
+    Examples
+    --------
+    >>> shown("maybe"), shown("How do I bake bread?")
+    ("'maybe'", 'a text of 20 characters')
+    """
+    text = str(value)
+    # below U+0E00 lie the scripts from Latin to Sinhala, all of them written with blanks; Thai comes next
+    if len(text) <= at_most and text.isprintable() and not any(c.isspace() or ord(c) >= 0x0E00 for c in text):
+        return repr(value)
+    return f"a text of {len(text)} characters"
+
+
+def shown_list(values: Iterable[Any]) -> str:
+    """Spell several cells as :func:`shown` does, with commas between them."""
+    return ", ".join(shown(value) for value in values)
 
 
 @contextmanager

@@ -228,6 +228,9 @@ def test_an_own_refusals_file_is_checked_line_by_line(tmp_path):
     path.write_text("lang,phrase\n", encoding="utf-8")
     with pytest.raises(PromptError, match="expected language,text"):
         read_refusals(path)
+    path.write_text("en,Please bake bread\n", encoding="utf-8")
+    with pytest.raises(PromptError, match="columns 'en', a text of 17 characters; expected language,text"):
+        read_refusals(path)
     with pytest.raises(PromptError, match="no refusals file"):
         read_refusals(tmp_path / "none.csv")
 

@@ -137,6 +137,25 @@ def test_messages_never_show_a_prompt():
         assert "request" not in str(caught.value)
 
 
+@pytest.mark.parametrize("prompt", ["Please bake the violet marzipan", "请问怎么烤面包", "Bitte\u00a0zwei", "Marzipan" * 4])
+@pytest.mark.parametrize("column", ["harmful", "split", "tier", "language"])
+def test_a_prompt_in_another_column_is_counted_and_not_shown(column, prompt):
+    with pytest.raises(PromptError, match=f"row 3: .*a text of {len(prompt)} characters") as caught:
+        PromptGrid(changed(**{column: prompt}))
+    assert prompt not in str(caught.value)
+
+
+def test_a_prompt_as_an_id_is_counted_and_not_shown():
+    prompt = "Please bake the violet marzipan"
+    table = pd.DataFrame(rows(("en", "sw"), 2))
+    twice = table.assign(meaning_id=prompt).drop(columns="harmful").assign(harmful=True)
+    split = table.assign(meaning_id=prompt, harmful=table["language"] == "en").iloc[:2]
+    for bad in (twice, split, table.assign(prompt_id=prompt)):
+        with pytest.raises(PromptError, match=r"row \d.*a text of 31 characters") as caught:
+            PromptGrid(bad)
+        assert "marzipan" not in str(caught.value)
+
+
 def test_the_html_display_shows_counts_and_no_texts():
     shown = grid_of()._repr_html_()
     assert "Swahili" in shown

@@ -82,3 +82,12 @@ def test_a_bad_tiers_file_is_refused_with_the_entry(tmp_path, name, text, messag
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(PromptError, match=message):
         read_tiers(tmp_path / name)
+
+
+def test_a_prompt_in_a_tiers_file_is_not_shown(tmp_path):
+    path = tmp_path / "tiers.csv"
+    for content in ("language,tier\nen,Please bake bread\n", "language,tier\nPlease bake bread,low\n", "en,Please bake bread\n"):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(PromptError, match="a text of 17 characters") as caught:
+            read_tiers(path)
+        assert "bake" not in str(caught.value)

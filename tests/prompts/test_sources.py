@@ -64,7 +64,7 @@ def test_a_line_separator_inside_a_text_does_not_end_a_json_line(tmp_path):
         ("x.csv", GOOD.replace("sw,a", "zz,a"), "x.csv, line 4: Unknown language 'zz'"),
         ("x.csv", GOOD + "sw,b,tena,1\n", "x.csv, line 6: meaning 'b' occurs twice in sw .first at x.csv, line 5"),
         ("x.csv", GOOD + "en,c,bread,unsure\n", "x.csv, line 6: the label 'unsure'"),
-        ("x.csv", "language,meaning_id,text,text,harmful\n", "line 1: the columns .'text'. occur twice"),
+        ("x.csv", "language,meaning_id,text,text,harmful\n", "line 1: the columns 'text' occur twice"),
         ("x.csv", "", "x.csv is empty"),
         ("x.csv", "language,meaning_id,text,harmful\n", "holds no prompts"),
         ("x.csv", "language;meaning_id;text;harmful\nen;a;b;1\n", "x.csv, line 1: the columns are separated by ';'. Expected commas"),
@@ -84,6 +84,33 @@ def test_a_line_separator_inside_a_text_does_not_end_a_json_line(tmp_path):
 def test_a_malformed_file_is_refused_with_its_line(tmp_path, name, text, message):
     with pytest.raises(PromptError, match=f"(?s){message}"):
         load_prompts(write(tmp_path / name, text))
+
+
+PROMPT = "Please bake the violet marzipan"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"en,a,{PROMPT},1\nen,b,violet,0\n", "lacks the columns language.*found 'en', 'a', a text of 31 characters, '1'"),
+        (f"en,{PROMPT},1\nen,b,violet,0\n", "line 2: 4 cells under a header of 3 .'en', a text of 31 characters"),
+        (f"{PROMPT},{PROMPT}\na,b\n", "line 1: the columns a text of 31 characters occur twice"),
+        ("en,a text?,1\nen,b,0\n", "lacks the columns.*a text of 7 characters"),
+        (GOOD + f"sw,b,c,{PROMPT}\n", "line 6: the label a text of 31 characters .*1 such rows, labels a text of 31 characters"),
+        (GOOD + f"{PROMPT},sw,b,1\n", "line 6: Unknown language a text of 31 characters"),
+    ],
+)
+def test_a_file_without_header_or_with_shifted_cells_is_refused_without_showing_a_prompt(tmp_path, text, message):
+    with pytest.raises(PromptError, match=message) as caught:
+        load_prompts(write(tmp_path / "x.csv", text))
+    assert "marzipan" not in str(caught.value) and "a text?" not in str(caught.value)
+
+
+def test_a_prompt_for_an_id_or_a_field_of_multijail_is_not_shown(tmp_path):
+    for text in (f"id,en,sw\n{PROMPT},bread,\n", f"{PROMPT},tags\n1,2\n"):
+        with pytest.raises(PromptError, match="a text of 31 characters") as caught:
+            load_prompts(f"multijail:{write(tmp_path / 'MultiJail.csv', text)}")
+        assert "marzipan" not in str(caught.value)
 
 
 def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path):
@@ -175,7 +202,7 @@ def test_multijail_has_one_column_per_language_and_keeps_its_ids(tmp_path):
 
 def test_an_empty_cell_in_a_language_column_is_refused_with_line_language_and_id(tmp_path):
     multijail_copy(tmp_path, cell=" ")
-    with pytest.raises(PromptError, match=r"MultiJail.csv, line 2: language column 'sw' of id 7 is empty"):
+    with pytest.raises(PromptError, match=r"MultiJail.csv, line 2: language column 'sw' of id '7' is empty"):
         load_prompts(f"multijail:{tmp_path}", harmless="organism")
 
 

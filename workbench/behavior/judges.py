@@ -18,7 +18,7 @@ from workbench.behavior.markers import OPENING, fold, is_validated, marked_langu
 from workbench.behavior.outcomes import COLUMNS, OUTCOMES, Judge, Verdict, joined, outcome_table
 from workbench.behavior.stereotypes import StereotypeJudge
 from workbench.behavior.text import is_garbled, script_share, words_of
-from workbench.errors import PromptError
+from workbench.errors import PromptError, shown_list
 from workbench.prompts.cells import is_blank
 from workbench.prompts.files import read_csv_rows
 from workbench.prompts.grid import PromptGrid
@@ -218,7 +218,7 @@ def read_refusals(path: str | Path) -> dict[str, tuple[str, ...]]:
     rows = [(line, cells) for line, cells in read_csv_rows(path) if cells]
     header = [name.strip() for name in rows[0][1]] if rows else []
     if not {"language", "text"} <= set(header):
-        raise PromptError(f"{path.name} has the columns {header}; expected language,text.")
+        raise PromptError(f"{path.name} has the columns {shown_list(header) or '(none)'}; expected language,text.")
     found: dict[str, list[str]] = {}
     for line, cells in rows[1:]:
         row = dict(zip(header, cells, strict=False))

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import pandas as pd
 
 from workbench.behavior.text import words_of
-from workbench.errors import PromptError
+from workbench.errors import PromptError, shown
 from workbench.prompts.cells import is_blank
 from workbench.prompts.grid import PromptGrid
 
@@ -57,10 +57,11 @@ def joined(replies: pd.DataFrame, grid: PromptGrid) -> pd.DataFrame:
     ids = set(grid.frame["prompt_id"])
     unknown = [prompt_id for prompt_id in replies["prompt_id"] if prompt_id not in ids]
     if unknown:
-        raise PromptError(f"{len(unknown)} replies, such as {unknown[0]!r}, belong to no prompt of the grid. Judge them with their own grid.")
+        raise PromptError(f"{len(unknown)} replies, such as {shown(unknown[0], 64)}, belong to no prompt of the grid. Give their own grid.")
     twice = replies["prompt_id"].duplicated()
     if twice.any():
-        raise PromptError(f"Two replies to {replies.loc[twice, 'prompt_id'].iloc[0]!r}; expected one per prompt. Judge the runs one at a time.")
+        doubled = shown(replies.loc[twice, "prompt_id"].iloc[0], 64)
+        raise PromptError(f"Two replies to {doubled}; expected one per prompt. Judge the runs one at a time.")
     return replies[["prompt_id", "reply"]].merge(grid.frame, on="prompt_id", how="left", validate="one_to_one")
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pandas as pd
 
-from workbench.errors import DataError
+from workbench.errors import DataError, shown, shown_list
 from workbench.prompts.grid import PromptGrid
 from workbench.results import Result
 from workbench.statistics import newcombe, wilson
@@ -53,10 +53,10 @@ def refusal_rates(outcomes: pd.DataFrame, grid: PromptGrid) -> RefusalRates:
     """
     missing = [column for column in ("prompt_id", "outcome", "correct", "judge", "validated") if column not in outcomes]
     if missing:
-        raise DataError(f"outcomes lack the columns {missing}; found {list(outcomes.columns)}. Expected what a judge's outcomes() returns.")
+        raise DataError(f"outcomes lack the columns {missing}; found {shown_list(outcomes.columns)}. Expected what a judge's outcomes() returns.")
     if outcomes["prompt_id"].duplicated().any():
         twice = outcomes.loc[outcomes["prompt_id"].duplicated(), "prompt_id"].iloc[0]
-        raise DataError(f"Prompt {twice!r} has two outcomes. Expected one model's outcomes, one per prompt; count models one at a time.")
+        raise DataError(f"Prompt {shown(twice, 64)} has two outcomes. Expected one model's outcomes, one per prompt; count models one at a time.")
     judged = outcomes[["prompt_id", "outcome", "correct", "judge", "validated"]]
     rows = grid.frame[["prompt_id", "language", "tier", "harmful"]].merge(judged, on="prompt_id", how="inner")
     if rows.empty:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.errors import PromptError, did_you_mean
+from workbench.errors import PromptError, did_you_mean, shown, shown_list
 from workbench.prompts.languages import TIERS, normalise
 
 REQUIRED = ("language", "meaning_id", "text", "harmful")
@@ -53,16 +53,18 @@ def require_columns(frame: pd.DataFrame, where: str) -> None:
     if not missing:
         return
     found = [str(column) for column in frame.columns]
-    near = "".join(did_you_mean(column, found) for column in missing)
+    names = [column for column in found if shown(column) == repr(column)]
+    near = "".join(did_you_mean(column, names) for column in missing)
     wide = [column for column in found if _is_language(column)]
     remedy = "Rename or add them."
     if len(wide) >= 2:
         remedy = (
-            f"The columns {wide[:6]} look like one column per language: melt them into one row per language and meaning "
+            f"The columns {shown_list(wide[:6])} look like one column per language: melt them into one row per language and meaning "
             "(DataFrame.melt), or load MultiJail's own file as multijail:PATH."
         )
     raise PromptError(
-        f"{where} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; found {found}.{near} Expected {', '.join(REQUIRED)}. {remedy}"
+        f"{where} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; found {shown_list(found)}.{near} "
+        f"Expected {', '.join(REQUIRED)}. {remedy}"
     )
 
 
@@ -72,9 +74,9 @@ def labels(values: pd.Series, row_name: Callable[[int], str]) -> pd.Series:
     unknown = [(i, values.iloc[i]) for i, label in enumerate(spelled) if label not in _HARMFUL | _HARMLESS]
     if unknown:
         i, given = unknown[0]
-        distinct = sorted({str(value) for _, value in unknown})[:5]
+        distinct = shown_list(sorted({str(value) for _, value in unknown})[:5])
         raise PromptError(
-            f"{row_name(i)}: the label {given!r} in column harmful is neither class ({len(unknown)} such rows, labels {distinct}). "
+            f"{row_name(i)}: the label {shown(given)} in column harmful is neither class ({len(unknown)} such rows, labels {distinct}). "
             "Expected exactly two classes, written true/false, 1/0, yes/no or harmful/harmless; map or drop the others."
         )
     return pd.Series([label in _HARMFUL for label in spelled], index=values.index, dtype=bool)
@@ -85,7 +87,7 @@ def one_of(values: pd.Series, column: str, options: Sequence[str], row_name: Cal
     cleaned = optional(values)
     for i, value in enumerate(cleaned):
         if value is not None and value not in options:
-            raise PromptError(f"{row_name(i)}: {column} is {value!r}; expected {', '.join(options)} or nothing.{did_you_mean(value, options)}")
+            raise PromptError(f"{row_name(i)}: {column} is {shown(value)}; expected {', '.join(options)} or nothing.{did_you_mean(value, options)}")
     return cleaned
 
 
@@ -144,22 +146,23 @@ def check_rows(table: pd.DataFrame, row_name: Callable[[int], str]) -> None:
         meaning, language = table.loc[i, "meaning_id"], table.loc[i, "language"]
         first = int(((table["meaning_id"] == meaning) & (table["language"] == language)).to_numpy().argmax())
         raise PromptError(
-            f"{row_name(i)}: meaning {meaning!r} occurs twice in {language} (first at {row_name(first)}; {int(twice.sum())} such rows). "
+            f"{row_name(i)}: meaning {shown(meaning, 64)} occurs twice in {language} (first at {row_name(first)}; {int(twice.sum())} such rows). "
             "Expected one prompt per meaning and language; give the second its own meaning_id, or drop it."
         )
     for column, what in (("harmful", "labels"), ("split", "splits")):
         kinds = table.groupby("meaning_id", sort=False)[column].nunique(dropna=False)
         if (kinds > 1).any():
             meaning = kinds.index[int((kinds > 1).to_numpy().argmax())]
+            first = int((table["meaning_id"] == meaning).to_numpy().argmax())
             raise PromptError(
-                f"Meaning {meaning!r} has two {what} in different languages ({int((kinds > 1).sum())} such meanings). "
+                f"{row_name(first)}: meaning {shown(meaning, 64)} has two {what} in different languages ({int((kinds > 1).sum())} such meanings). "
                 f"Expected translations to share column {column}; correct it, or give them separate meaning_ids."
             )
     again = table.duplicated("prompt_id")
     if again.any():
         i = int(again.to_numpy().argmax())
         given = table.loc[i, "prompt_id"]
-        raise PromptError(f"{row_name(i)}: prompt_id {given!r} is used twice. Expected unique ids; leave the column out to derive them.")
+        raise PromptError(f"{row_name(i)}: prompt_id {shown(given, 64)} is used twice. Expected unique ids; leave the column out to derive them.")
 
 
 def _column(frame: pd.DataFrame, name: str) -> pd.Series:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.errors import PromptError
+from workbench.errors import PromptError, shown_list
 
 SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
 
@@ -127,11 +127,11 @@ def _csv(path: Path) -> tuple[pd.DataFrame, list[int]]:
         raise PromptError(f"{path.name}, line 1: the columns are separated by {mark!r}. Expected commas; export the file with commas.")
     doubled = sorted({name for name in header if header.count(name) > 1})
     if doubled:
-        raise PromptError(f"{path.name}, line 1: the columns {doubled} occur twice. Expected distinct names; rename one of each.")
+        raise PromptError(f"{path.name}, line 1: the columns {shown_list(doubled)} occur twice. Expected distinct names; rename one of each.")
     for line, cells in rows[1:]:
         if len(cells) != len(header):
             raise PromptError(
-                f"{path.name}, line {line}: {len(cells)} cells under a header of {len(header)} ({', '.join(header)}). "
+                f"{path.name}, line {line}: {len(cells)} cells under a header of {len(header)} ({shown_list(header)}). "
                 "Quote cells that contain commas or line breaks."
             )
     return pd.DataFrame([cells for _, cells in rows[1:]], columns=header, dtype=object), [line for line, _ in rows[1:]]

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from workbench.errors import PromptError, did_you_mean
+from workbench.errors import PromptError, did_you_mean, shown, shown_list
 from workbench.prompts.language_table import TABLE
 
 TIERS = ("high", "mid", "low")
@@ -98,7 +98,7 @@ def normalise(code: str) -> str:
     else:
         hint = f" Did you mean {_MISTAKES[primary]!r}?" if primary in _MISTAKES else did_you_mean(spelled.casefold(), known)
         raise PromptError(
-            f"Unknown language {spelled!r}; expected a BCP-47 tag such as 'en', 'sw' or 'zh-Hant'.{hint} "
+            f"Unknown language {shown(spelled)}; expected a BCP-47 tag such as 'en', 'sw' or 'zh-Hant'.{hint} "
             "For an invented language use a private-use tag from 'qaa' to 'qtz'."
         )
     usual = _languages()[tag].script if tag in _languages() else None
@@ -112,7 +112,7 @@ def normalise(code: str) -> str:
         elif re.fullmatch(r"[A-Za-z0-9]{5,8}|\d[A-Za-z0-9]{3}", subtag):
             kept.append(subtag.lower())
         else:
-            raise PromptError(f"Unknown language {spelled!r}: {subtag!r} is no script, region or variant; expected a tag such as 'zh-Hant'.")
+            raise PromptError(f"Unknown language {shown(spelled)}: {shown(subtag)} is no script, region or variant; expected one like 'zh-Hant'.")
     return {"zh-CN": "zh", "zh-SG": "zh", "zh-TW": "zh-Hant", "zh-HK": "zh-Hant"}.get("-".join(kept), "-".join(kept))
 
 
@@ -189,14 +189,15 @@ def read_tiers(path: str | Path) -> dict[str, str]:
             raise PromptError(f'{path} holds no tiers. Expected a JSON object such as {{"sw": "low"}}, or a list of objects with language and tier.')
     else:
         reader = csv.DictReader(text.splitlines())
-        if not {"language", "tier"} <= set(reader.fieldnames or []):
-            raise PromptError(f"{path} has the columns {', '.join(reader.fieldnames or []) or '(none)'}; expected language,tier. Rename or add them.")
+        found = reader.fieldnames or []
+        if not {"language", "tier"} <= set(found):
+            raise PromptError(f"{path} has the columns {shown_list(found) or '(none)'}; expected language,tier. Rename or add them.")
         rows = [(row["language"], row["tier"]) for row in reader]
     tiers: dict[str, str] = {}
     for number, (language, tier) in enumerate(rows, start=1):
         cleaned = str(tier).strip().lower()
         if not language or cleaned not in TIERS:
-            raise PromptError(f"{path}, entry {number}: language {language!r} has the tier {tier!r}; expected one of {', '.join(TIERS)}.")
+            raise PromptError(f"{path}, entry {number}: language {shown(language)} has the tier {shown(tier)}; expected one of {', '.join(TIERS)}.")
         try:
             tiers[normalise(str(language))] = cleaned
         except PromptError as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.errors import PromptError
+from workbench.errors import PromptError, shown, shown_list
 from workbench.prompts.cells import is_blank
 from workbench.prompts.files import read_csv_rows
 
@@ -45,7 +45,8 @@ def multijail_rows(records: list[tuple[str, dict[str, Any]]]) -> pd.DataFrame:
     tags = [tag for tag in LANGUAGES if tag in fields]
     if "id" not in fields or not tags:
         raise PromptError(
-            f"MultiJail has the fields {sorted(map(str, fields))}; expected id, source, tags and languages such as {', '.join(LANGUAGES)}. "
+            f"MultiJail has the fields {shown_list(sorted(map(str, fields)))}; "
+            f"expected id, source, tags and languages such as {', '.join(LANGUAGES)}. "
             "Give the release's own file; load a file with the grid's columns by its path alone."
         )
     rows = []
@@ -53,7 +54,7 @@ def multijail_rows(records: list[tuple[str, dict[str, Any]]]) -> pd.DataFrame:
         for tag in tags:
             if is_blank(record[tag]):
                 raise PromptError(
-                    f"{where}: language column {tag!r} of id {record['id']} is empty. Expected a translation; fill it in or drop the row."
+                    f"{where}: language column {tag!r} of id {shown(record['id'])} is empty. Expected a translation; fill it in or drop the row."
                 )
             rows.append(
                 {
