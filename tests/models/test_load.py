@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -193,6 +194,15 @@ def test_bits_per_byte_counts_what_it_says(tiny_model):
             log_p = chat.model(ids).logits[0, :-1].log_softmax(-1)
         bits = -float(log_p[torch.arange(ids.shape[1] - 1), ids[0, 1:]].sum()) / torch.log(torch.tensor(2.0)).item()
         assert value == pytest.approx(bits / len(text[offsets[0][1] :].encode()), rel=1e-5)
+
+
+def test_a_text_with_nothing_to_predict_has_no_bits_and_stops_no_other(tiny_model):
+    chat = tiny_model("llama")
+    assert chat.tokenizer.bos_token_id is None and len(chat.tokenizer("a", add_special_tokens=False)["input_ids"]) == 1
+    text = "How do I bake bread at home?"
+    found = bits_per_byte(chat, ["a", text, ""])
+    assert np.isnan(found[[0, 2]]).all() and found[1] == pytest.approx(bits_per_byte(chat, [text])[0], rel=1e-5)
+    assert np.isnan(bits_per_byte(chat, ["a"])).all()
 
 
 def test_stories260k_knows_english_stories_and_no_swahili(stories):

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from workbench.errors import PromptError
 from workbench.models.batching import batches
 from workbench.models.chat import ChatModel
 
@@ -34,33 +33,30 @@ def bits_per_byte(chat: ChatModel, texts: Sequence[str]) -> Float[np.ndarray, " 
     Returns
     -------
     array [text]
-        Bits per byte, float64. Comparable across tokenizers, and within reason across languages of one script width.
-
-    Raises
-    ------
-    PromptError
-        For a text of which nothing can be scored.
+        Bits per byte, float64. Comparable across tokenizers, and within reason across languages of one script width. NaN for
+        a text with nothing to predict: an empty one, or one of a single token where the tokenizer has no BOS token.
     """
     bos, eos = chat.tokenizer.bos_token_id, chat.tokenizer.eos_token_id
     start = [bos] if bos is not None and bos != eos else []
     encoded = chat.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False)
-    rows, n_bytes = [], []
+    rows, n_bytes, scored = [], [], []
     for i, (text, ids, offsets) in enumerate(zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True)):
         room = chat.context - len(start)
         kept = ids[:room]
         first = 0 if start or not kept else offsets[0][1]
-        last = len(text) if len(kept) == len(ids) else offsets[len(kept) - 1][1]
+        last = len(text) if len(kept) == len(ids) or not kept else offsets[len(kept) - 1][1]
         n_bytes.append(len(text[first:last].encode("utf-8")))
-        if len(kept) + len(start) < 2 or not n_bytes[-1]:
-            raise PromptError(f"Text {i} has {len(ids)} tokens: nothing in it can be predicted from anything before it. Expected a longer text.")
         rows.append([*start, *kept])
+        if len(rows[-1]) > 1 and n_bytes[-1]:
+            scored.append(i)
     vocabulary = chat.model.get_output_embeddings().weight.shape[0]
-    bits = np.zeros(len(rows))
-    for batch in batches([len(r) for r in rows], max(_LOGITS // vocabulary, 1)):
+    bits = np.full(len(rows), np.nan)
+    for places in batches([len(rows[i]) for i in scored], max(_LOGITS // vocabulary, 1)):
+        batch = np.array(scored)[places]
         ids, mask = chat.pad([rows[i] for i in batch])
         with torch.inference_mode():
             logits = chat.model(input_ids=ids, use_cache=False).logits[:, :-1]
             losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:].to(logits.device), reduction="none")
         total = torch.where(mask[:, 1:].bool().to(losses.device), losses, 0).sum(dim=1, dtype=torch.float64)
         bits[batch] = total.cpu().numpy() / math.log(2)
-    return bits / np.array(n_bytes)
+    return bits / np.maximum(n_bytes, 1)
