@@ -41,7 +41,28 @@ def test_a_dip_of_language_without_any_meaning_is_named_as_that():
 def test_a_peak_outside_the_middle_half_is_no_bottleneck(rng):
     meaning = [0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.2, 0.2]
     row = judged(rng, FLAT, meaning)
-    assert row["verdict"] == "no bottleneck" and "rising outside" in row["reason"]
+    assert row["verdict"] == "no bottleneck" and "higher outside 25-75 % of depth: layer 7 is above layer 6 by +" in row["reason"]
+
+
+TWO_PEAKS = [0.0, 1.6, 0.2, 0.4, 1.0, 0.6, 0.5, 0.4, 0.2]
+
+
+def test_a_higher_peak_far_outside_the_middle_half_is_no_bottleneck(rng):
+    row = judged(rng, FLAT, TWO_PEAKS)
+    assert row["layer"] == 4 and min(row["beats_first_low"], row["beats_last_low"]) > 0
+    assert row["verdict"] == "no bottleneck" and "layer 1 is above layer 4 by +" in row["reason"]
+
+
+def test_a_peak_outside_that_is_higher_within_its_interval_leaves_the_matter_open():
+    equal = [1.0 if k == 1 else share for k, share in enumerate(TWO_PEAKS)]
+    rows = [judged(np.random.default_rng(seed), FLAT, equal) for seed in range(8)]
+    unclear = [row for row in rows if row["verdict"] == "not enough evidence"]
+    assert Counter(row["verdict"] for row in rows)["no bottleneck"] <= 1 and len(unclear) >= 2
+    assert all("outside 25-75 % of depth layer 1 is above layer 4 by +" in row["reason"] for row in unclear)
+
+
+def test_a_lower_peak_outside_the_middle_half_takes_nothing_away(rng):
+    assert judged(rng, FLAT, [0.4 if k == 1 else share for k, share in enumerate(TWO_PEAKS)])["verdict"] == "bottleneck"
 
 
 def test_too_few_meanings_are_not_enough_evidence():

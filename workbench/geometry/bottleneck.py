@@ -3,7 +3,8 @@
 The curve judged is difference = S_meaning - S_language (see :mod:`workbench.geometry.silhouette`). A bottleneck is its
 maximum over the layers between 25 % and 75 % of depth, if
 
-1. it is an extremum: the curve does not go on rising outside that window,
+1. it is an extremum: no layer outside that window, the ends apart, is higher (paired intervals, Bonferroni over those
+   layers: one clearly higher rules a bottleneck out, one higher within its interval leaves it open),
 2. it beats both ends (the first layer where the statistic is defined, and the last layer) by at least ``margin``, and
    the paired intervals of both differences exclude zero,
 3. it beats the permutation null: meaning labels permuted within each language, maximum over the same layers.
@@ -77,6 +78,20 @@ def _layer_range(
     return np.unique(np.concatenate([near, [best], argmax])).astype(int)
 
 
+def _rival(layers: np.ndarray, curve: np.ndarray, influence: np.ndarray, candidates: np.ndarray, best: int, confidence: float) -> tuple[str, bool]:
+    """Return the layer between the ends but outside the window that is higher than the best one (or ""), and whether clearly."""
+    outer = np.setdiff1d(np.arange(1, len(curve) - 1), candidates)
+    if not len(outer):
+        return "", False
+    above, level = curve[outer] - curve[best], 1 - (1 - confidence) / len(outer)
+    low, high = jackknife_interval(above, influence[:, outer] - influence[:, [best]], level)
+    clear = low > 0
+    at = int(np.where(clear, above, -np.inf).argmax() if clear.any() else above.argmax())
+    if not above[at] > 0:
+        return "", False
+    return f"layer {layers[outer[at]]} is above layer {layers[best]} by {above[at]:+.2f} [{low[at]:+.2f}, {high[at]:+.2f}]", bool(clear[at])
+
+
 def _judge(
     position: str,
     layers: np.ndarray,
@@ -109,9 +124,7 @@ def _judge(
     for name, end in (("first", 0), ("last", len(layers) - 1)):
         low, high = jackknife_interval(curve[best] - curve[end], influence[:, best] - influence[:, end], confidence)
         rise[name] = (float(curve[best] - curve[end]), float(low), float(high))
-    outside = np.array([k for k in (candidates[0] - 1, candidates[-1] + 1) if 0 < k < len(layers) - 1 and curve[k] > curve[best]], dtype=int)
-    outside = outside[np.abs(outside - best) == 1]
-    peaks_outside, _ = jackknife_interval(curve[outside] - curve[best], influence[:, outside] - influence[:, [best]], confidence)
+    rival, leaves = _rival(layers, curve, influence, candidates, best, confidence)
     highest = null[:, candidates].max(axis=1)
     p = (1 + int((highest >= curve[best]).sum())) / (1 + len(highest)) if len(highest) else float("nan")
 
@@ -129,14 +142,12 @@ def _judge(
     }
     for name, (value, bottom, top) in rise.items():
         row |= {f"beats_{name}": value, f"beats_{name}_low": bottom, f"beats_{name}_high": top}
-    row["verdict"], row["reason"] = _verdict(
-        layer, int(layers[0]), int(layers[-1]), rise, p, bool((peaks_outside > 0).any()), len(outside) > 0, margin
-    )
+    row["verdict"], row["reason"] = _verdict(layer, int(layers[0]), int(layers[-1]), rise, p, rival, leaves, margin)
     return row
 
 
 def _verdict(
-    layer: int, first: int, last: int, rise: dict[str, tuple[float, float, float]], p: float, leaves: bool, may_leave: bool, margin: float
+    layer: int, first: int, last: int, rise: dict[str, tuple[float, float, float]], p: float, rival: str, leaves: bool, margin: float
 ) -> tuple[str, str]:
     def told(name: str, end: int) -> str:
         value, low, high = rise[name]
@@ -147,7 +158,7 @@ def _verdict(
     if any(high < margin for _, _, high in rise.values()):
         return "no bottleneck", f"{both}; at least {margin:.2f} over both ends is asked for and ruled out."
     if leaves:
-        return "no bottleneck", f"The difference goes on rising outside 25-75 % of depth, so layer {layer} is no extremum."
+        return "no bottleneck", f"The difference is higher outside 25-75 % of depth: {rival}, so layer {layer} is no extremum."
     if not np.isfinite(p):
         return "not enough evidence", f"{both}, but no permutation null was computed; pass permutations=200."
     if p > 0.05:
@@ -160,8 +171,8 @@ def _verdict(
             "not enough evidence",
             f"{both}; an interval reaches across the criterion (at least {margin:.2f}, excluding zero). More meanings would decide.",
         )
-    if may_leave:
-        return "not enough evidence", f"{both}, but a layer just outside 25-75 % of depth is as high; more meanings would decide."
+    if rival:
+        return "not enough evidence", f"{both}, but outside 25-75 % of depth {rival}; more meanings would decide."
     return "bottleneck", f"{both}, and above permuted meaning labels (p = {p:.3f})."
 
 
