@@ -11,6 +11,8 @@ from fake_run import write_fake_run
 
 from workbench import cli
 from workbench.errors import PromptError
+from workbench.report.record import RunRecord
+from workbench.results import Result
 
 
 @pytest.fixture
@@ -156,3 +158,16 @@ def test_what_the_pipeline_says_of_the_run_folder_is_shown_once(monkeypatch, cap
     for _ in range(2):
         assert run("report", "runs/mine") == 0
         assert capsys.readouterr().err.strip() == "it goes on"
+
+
+def test_a_mean_of_nothing_is_a_dash(tmp_path):
+    folder = write_fake_run(tmp_path / "run", languages=5, layers=4, meanings=8)
+    for name, column in (("understanding", "value"), ("thresholds", "balanced_accuracy_own")):
+        path = folder / "results" / f"{name}.parquet"
+        table = Result.load(path).table
+        table.loc[table["tier"] == "mid", column] = float("nan")
+        Result(table).save(path)
+    means = cli._tier_means(RunRecord.read(folder))
+    assert means["mid"]["understood"] == "-" and means["mid"]["own"] == "-\n-"
+    assert not any("nan" in text for stages in means.values() for text in stages.values())
+    assert float(means["high"]["understood"]) > 0.5

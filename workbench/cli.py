@@ -336,7 +336,8 @@ def _tier_means(run: Any) -> dict[str, dict[str, str]]:
             parts = [part[column].mean() for _, part in table.groupby("position", sort=False)] if "position" in table else [table[column].mean()]
             percent = name == "refusal"
             sign = "+" if stage == "selectivity" else ""
-            means[tier][stage] = "\n".join(f"{100 * part:{sign}.0f}" if percent else f"{part:.2f}" for part in parts)
+            told = (f"{100 * part:{sign}.0f}" if percent else f"{part:.2f}" for part in parts)
+            means[tier][stage] = "\n".join("-" if "nan" in text else text for text in told) or "-"
     return means
 
 
