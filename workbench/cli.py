@@ -278,7 +278,8 @@ def _figures(run: Any) -> list[Table]:
     }
     title = f"{run.model}: a controlled model with invented languages" if run.is_organism else run.model
     caption = "Two lines in a cell: t_inst, t_post_inst. Refusal in %. x marked, ? undecided. The report has the intervals."
-    languages = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    look: dict[str, Any] = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 0, 0, 1)}
+    languages = Table(title=title, caption=caption, **look)
     languages.add_column("language", no_wrap=True)
     for name in columns.values():
         languages.add_column(name, justify="right")
@@ -296,7 +297,7 @@ def _figures(run: Any) -> list[Table]:
     tables = [languages]
     found = run.table("bottleneck", model=None)
     if found is not None:
-        bottleneck = Table(title="semantic bottleneck", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+        bottleneck = Table(title="semantic bottleneck", **look)
         for name in ("model", "position", "verdict", "layer"):
             bottleneck.add_column(name)
         for _, row in found.iterrows():

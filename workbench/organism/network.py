@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -169,13 +169,14 @@ def noisy_residual(model: nn.Module, size: float, seed: str) -> Iterator[None]:
         return
     generator = torch.Generator().manual_seed(zlib.crc32(seed.encode()))
 
-    def disturb(_module: nn.Module, _args: object, output: object) -> object:
+    def disturb(_module: nn.Module, _args: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         state = output[0] if isinstance(output, tuple) else output
         scale = state.detach().pow(2).mean(-1, keepdim=True).sqrt() * size
         noisy = state + scale * torch.randn(state.shape, generator=generator)
         return (noisy, *output[1:]) if isinstance(output, tuple) else noisy
 
-    handles = [block.register_forward_hook(disturb) for block in model.model.layers]
+    blocks: Iterable[nn.Module] = model.get_submodule("model.layers").children()
+    handles = [block.register_forward_hook(disturb) for block in blocks]
     try:
         yield
     finally:
