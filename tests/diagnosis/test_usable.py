@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from workbench.diagnosis.usable import drop_thin, reference_of, require_comparable
+from workbench.diagnosis.usable import comparable, drop_thin, reference_of
 from workbench.errors import PromptError
 from workbench.prompts import PromptGrid
 
@@ -23,7 +23,7 @@ def grid_of(languages=("en", "sw", "th"), n=8, meaning=lambda language, m: m):
 def test_eight_meanings_per_class_are_enough():
     grid, dropped = drop_thin(grid_of(n=8))
     assert dropped.empty and grid.languages == ["en", "sw", "th"]
-    require_comparable(grid, ["en"], dropped)
+    comparable(grid, ["en"], dropped)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
@@ -44,7 +44,7 @@ def test_a_thin_language_is_left_out_and_the_others_stay():
 def test_one_language_is_nothing_to_compare_and_the_lost_ones_are_named():
     lost = pd.DataFrame({"what": ["language"], "language": ["sw"], "n": [3], "reason": ["no harmful ones"]})
     with pytest.raises(PromptError, match=r"Only one language \(en\).*Left out: sw: no harmful ones.*--languages"):
-        require_comparable(grid_of(("en",)), ["en"], lost)
+        comparable(grid_of(("en",)), ["en"], lost)
 
 
 def test_a_reference_without_both_classes_to_fit_on_is_refused():
@@ -52,14 +52,21 @@ def test_a_reference_without_both_classes_to_fit_on_is_refused():
     unfit = (frame["language"] == "en") & (frame["split"] == "fit") & frame["harmful"]
     grid = PromptGrid(frame[~unfit].reset_index(drop=True))
     with pytest.raises(PromptError, match="en have 0 harmful and 4 harmless prompts in split fit"):
-        require_comparable(grid, ["en"], NOTHING)
-    require_comparable(grid, ["en", "th"], NOTHING)
+        comparable(grid, ["en"], NOTHING)
+    comparable(grid, ["en", "th"], NOTHING)
 
 
-def test_languages_without_meanings_in_common_are_refused_and_the_odd_one_is_named():
+def test_languages_are_compared_on_the_meanings_they_share():
     grid = grid_of(meaning=lambda language, m: m + 100 * (language == "th"))
-    with pytest.raises(PromptError, match=r"0 meanings.*every one of en, sw, th.*leave th out with --languages \(the others share 16\)"):
-        require_comparable(grid, ["en"], NOTHING)
+    part = comparable(grid, ["en"], NOTHING)
+    assert part.languages == ["en", "sw"] and len(part.meanings) == 16
+
+
+@pytest.mark.parametrize("shared", [0, 1])
+def test_languages_with_hardly_a_meaning_in_common_are_refused(shared):
+    grid = grid_of(("en", "sw"), meaning=lambda language, m: m + 100 * (language == "sw" and m >= shared))
+    with pytest.raises(PromptError, match=r"Too few meanings are there in several of the languages en, sw: none.*one meaning_id"):
+        comparable(grid, ["en"], NOTHING)
 
 
 def test_a_reference_that_was_left_out_is_said_to_be():

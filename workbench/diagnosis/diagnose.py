@@ -20,7 +20,7 @@ from workbench.diagnosis import measure
 from workbench.diagnosis.run import Run, write_json
 from workbench.diagnosis.summary import summarise
 from workbench.diagnosis.understanding import understanding
-from workbench.diagnosis.usable import drop_thin, reference_of, require_comparable
+from workbench.diagnosis.usable import comparable, drop_thin, reference_of
 from workbench.errors import ModelError, PromptError
 from workbench.models.chat import ChatModel
 from workbench.models.load import load_model, untrained_like
@@ -35,11 +35,12 @@ HEADLINE_POSITION = "t_inst"
 
 @dataclass(frozen=True)
 class Asked:
-    """The models as they are asked, and the grid that all of them can answer."""
+    """The models as they are asked, the grid that all of them can answer, and the part whose meanings are in each language."""
 
     after: ChatModel
     before: ChatModel | None
     grid: PromptGrid
+    part: PromptGrid
     reference: list[str]
     dropped: pd.DataFrame
 
@@ -241,8 +242,7 @@ def _ask(after: ChatModel, before: ChatModel | None, grid: PromptGrid, reference
     tables = [table for table in (pd.DataFrame(dropped), unusable, thin) if len(table)]
     listed = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"what": [], "language": [], "n": [], "reason": []})
     settled = reference_of(grid, reference, listed)
-    require_comparable(grid, settled, listed)
-    return Asked(after, before, grid, settled, listed)
+    return Asked(after, before, grid, comparable(grid, settled, listed), settled, listed)
 
 
 def _measure(
@@ -345,9 +345,8 @@ def _geometry(
     """Language against meaning by layer, the bottleneck, retrieval and clusters; on the complete part of the grid."""
     from workbench.geometry import clusters, find_bottleneck, retrieval, separation, silhouettes, variance_shares
 
-    part = asked.grid.complete()
-    complete = measure.rows_of(acts, part)
-    run.save("dropped", pd.concat([asked.dropped, measure.left_out_of_geometry(asked.grid, part)], ignore_index=True))
+    complete = measure.rows_of(acts, asked.part)
+    run.save("dropped", pd.concat([asked.dropped, measure.left_out_of_geometry(asked.grid, asked.part)], ignore_index=True))
     shares, profiles, verdicts = [], [], []
     for name, data in (("after", acts), ("before", earlier)):
         if data is None:
@@ -364,7 +363,7 @@ def _geometry(
     # nothing is fitted for retrieval, so the fit meanings may be scored: only those that choose the layer may not
     control = measure.scored_twice(untrained[0].isel(prompt=complete)) if untrained else None
     pairs = measure.scored_twice(acts.isel(prompt=complete))
-    compared = [tag for tag in asked.reference if tag in part.languages]
+    compared = [tag for tag in asked.reference if tag in asked.part.languages]
     if compared:
         run.save("retrieval", retrieval(pairs, compared, control=control, rng=np.random.default_rng(seed)))
     depth = min(chat.n_layers for chat in (asked.after, asked.before) if chat is not None)  # a slider shows both models at a layer

@@ -67,8 +67,13 @@ def reference_of(grid: PromptGrid, wanted: Sequence[str] | None, dropped: pd.Dat
     return grid.reference(wanted)
 
 
-def require_comparable(grid: PromptGrid, reference: Sequence[str], dropped: pd.DataFrame) -> None:
-    """Refuse a grid that no comparison of languages can be made on, before anything is computed.
+def comparable(grid: PromptGrid, reference: Sequence[str], dropped: pd.DataFrame) -> PromptGrid:
+    """Return the part of a grid on which languages can be compared meaning by meaning, before anything is computed.
+
+    Returns
+    -------
+    PromptGrid
+        Complete: each of its meanings is there in each of its languages.
 
     Raises
     ------
@@ -89,18 +94,17 @@ def require_comparable(grid: PromptGrid, reference: Sequence[str], dropped: pd.D
             f"The reference languages {', '.join(reference)} have {harmful} harmful and {len(fitted) - harmful} harmless prompts in split fit, which "
             f"the harm direction comes from. Expected both; {_ADVICE}.{left_out}"
         )
-    there = pd.crosstab(frame["meaning_id"], frame["language"]) > 0
-    common = there.index[there.all(axis=1)]
-    n_select = frame.loc[frame["meaning_id"].isin(common) & (frame["split"] == "select"), "meaning_id"].nunique()
-    if min(n_select, len(common) - n_select) < LEAST_MEANINGS:
-        without = {tag: int(there.drop(columns=tag).all(axis=1).sum()) for tag in grid.languages}
-        worst = max(without, key=lambda tag: without[tag])
-        remedy = f" or leave {worst} out with --languages (the others share {without[worst]})" if len(grid.languages) > 2 else ""
+    part = grid.complete()
+    splits = part.frame.drop_duplicates("meaning_id")["split"]
+    n_select = int((splits == "select").sum())
+    if len(part.languages) < 2 or min(n_select, len(splits) - n_select) < LEAST_MEANINGS:
+        shared = f"{len(splits)}, of them {n_select} in split select, in {', '.join(part.languages)}" if len(part.languages) > 1 else "none"
         raise PromptError(
-            f"{len(common)} meanings, {n_select} of them in split select, are there in every one of {', '.join(grid.languages)}. Expected at least "
-            f"{LEAST_MEANINGS} in select and {LEAST_MEANINGS} in the other splits, to compare the same meanings across languages: give translations "
-            f"one meaning_id, raise --limit,{remedy} or add the translations.{left_out}"
+            f"Too few meanings are there in several of the languages {', '.join(grid.languages)}: {shared}. Expected at least {LEAST_MEANINGS} in "
+            f"select and {LEAST_MEANINGS} in the other splits, to compare the same meanings across languages: give translations one meaning_id, or "
+            f"raise --limit.{left_out}"
         )
+    return part
 
 
 _ADVICE = "8 meanings per class in each language are enough where the file has no column split: 4 to fit, 2 to select, 2 to score"
