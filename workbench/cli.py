@@ -9,14 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from workbench.errors import DataError, WorkbenchError
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 app = typer.Typer(
     name="workbench",
@@ -251,98 +248,13 @@ def _finish(folder: Path) -> None:
 
     from workbench.report import build_report
     from workbench.report.record import RunRecord
+    from workbench.report.terminal import figures
 
     path = build_report(folder)
     console = Console()
-    for table in _figures(RunRecord.read(folder)):
+    for table in figures(RunRecord.read(folder)):
         console.print(table)
     typer.echo(path)
-
-
-def _figures(run: Any) -> list[Table]:
-    """Return the measured figures per language, and the bottleneck verdicts."""
-    from rich import box
-    from rich.table import Table
-
-    from workbench.report.language_table import language_rows
-    from workbench.report.wording import number
-
-    columns = {
-        "understood": "under-\nstood",
-        "represented": "AUROC",
-        "transferred": "bal.acc.\nref.thr.",
-        "own": "bal.acc.\nown thr.",
-        "harmful_refusal": "harmful\nrefused",
-        "harmless_refusal": "harmless\nrefused",
-        "selectivity": "selec-\ntivity",
-    }
-    title = f"{run.model}: a controlled model with invented languages" if run.is_organism else run.model
-    caption = "Two lines in a cell: t_inst, t_post_inst. Refusal in %. x marked, ? undecided. The report has the intervals."
-    look: dict[str, Any] = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 0, 0, 1)}
-    languages = Table(title=title, caption=caption, **look)
-    languages.add_column("language", no_wrap=True)
-    for name in columns.values():
-        languages.add_column(name, justify="right")
-    for row in language_rows(run):
-        cells = []
-        for stage in columns:
-            lines = getattr(row, stage)
-            shown = [f"{line.interval.split(' ')[0]}\n{line.value}".strip() if stage == "understood" else line.value for line in lines]
-            marks = [_MARKS.get(line.state, "") for line in lines]
-            cells.append("\n".join(f"{text}{mark}" for text, mark in zip(shown, marks, strict=True)) or "-")
-        languages.add_row(f"{row.language} ({row.tier})", *cells)
-    languages.add_section()
-    for tier, means in _tier_means(run).items():
-        languages.add_row(f"mean, {tier}", *(means[stage] for stage in columns))
-    tables = [languages]
-    found = run.table("bottleneck", model=None)
-    if found is not None:
-        bottleneck = Table(title="semantic bottleneck", **look)
-        for name in ("model", "position", "verdict", "layer"):
-            bottleneck.add_column(name)
-        for _, row in found.iterrows():
-            layer = (
-                f"{number(row['layer'], '.0f')} ({number(row['low'], '.0f')} to {number(row['high'], '.0f')})"
-                if row["verdict"] == "bottleneck"
-                else "-"
-            )
-            bottleneck.add_row(str(row.get("model", "after")), str(row["position"]), str(row["verdict"]), layer)
-        tables.append(bottleneck)
-    return tables
-
-
-def _tier_means(run: Any) -> dict[str, dict[str, str]]:
-    """Return the means over the languages of each tier, worded like the cells above them."""
-    sources = {
-        "understood": ("understanding", "value", {}),
-        "represented": ("harm_represented", "auroc", {}),
-        "transferred": ("thresholds", "balanced_accuracy_transferred", {}),
-        "own": ("thresholds", "balanced_accuracy_own", {}),
-        "harmful_refusal": ("refusal", "value", {"statistic": "harmful_refusal"}),
-        "harmless_refusal": ("refusal", "value", {"statistic": "harmless_refusal"}),
-        "selectivity": ("refusal", "value", {"statistic": "selectivity"}),
-    }
-    means: dict[str, dict[str, str]] = {}
-    for tier in dict.fromkeys(run.tiers.values()):
-        tags = [tag for tag, at in run.tiers.items() if at == tier]
-        means[tier] = {}
-        for stage, (name, column, wanted) in sources.items():
-            table = run.table(name)
-            if table is None:
-                means[tier][stage] = "-"
-                continue
-            for key, value in wanted.items():
-                table = table[table[key] == value]
-            table = table[table["language"].isin(tags)]
-            parts = [part[column].mean() for _, part in table.groupby("position", sort=False)] if "position" in table else [table[column].mean()]
-            percent = name == "refusal"
-            sign = "+" if stage == "selectivity" else ""
-            told = (f"{100 * part:{sign}.0f}" if percent else f"{part:.2f}" for part in parts)
-            means[tier][stage] = "\n".join("-" if "nan" in text else text for text in told) or "-"
-    return means
-
-
-_MARKS = {"fail": " x", "unsure": " ?"}
 
 
 def _tags(text: str | None) -> list[str] | None:

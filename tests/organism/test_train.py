@@ -128,3 +128,10 @@ def test_residual_noise_is_drawn_from_its_seed_and_leaves_with_the_context():
     assert torch.equal(noisy[0], noisy[1])
     assert not torch.allclose(noisy[0], noisy[2])
     assert torch.equal(model(input_ids=ids).logits, plain)
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(StoreMismatchError, match="is not empty and holds no unfinished training"):
+        training.train(tmp_path, seed=5, recipe=TINY, progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]

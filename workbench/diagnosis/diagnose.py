@@ -157,7 +157,7 @@ def diagnose(
         before=None if earlier is None else earlier.provenance(),
         reference=asked.reference,
         languages={tag: {"name": asked.grid.names.get(tag, tag), "tier": tier} for tag, tier in asked.grid.tiers.items()},
-        splits=asked.grid.provenance.get("splits"),
+        splits={k: v for k, v in asked.grid.provenance.items() if k.startswith("split")} or "as the set has them",
         organism=measure.is_organism(after),
     )
     run.save("dropped", asked.dropped)

@@ -145,6 +145,8 @@ def train(
     out, recipe = Path(out), recipe or Recipe()
     if (out / "aligned" / "model.safetensors").exists():
         raise StoreMismatchError(f"{out} already holds a trained organism. Give another --out; nothing there was touched.")
+    if out.exists() and not (out / ".training").exists() and any(out.iterdir()):
+        raise StoreMismatchError(f"{out} is not empty and holds no unfinished training. Give a new or empty --out; nothing there was touched.")
     world = World(seed, None if names is None else dict(names))
     vocab = vocabulary(world)
     corpus, batcher = Corpus(world), Batcher(vocab)
