@@ -11,6 +11,7 @@ from fake_run import write_fake_run
 
 from workbench import cli
 from workbench.errors import PromptError
+from workbench.report import terminal
 from workbench.report.record import RunRecord
 from workbench.results import Result
 
@@ -167,7 +168,7 @@ def test_a_mean_of_nothing_is_a_dash(tmp_path):
         table = Result.load(path).table
         table.loc[table["tier"] == "mid", column] = float("nan")
         Result(table).save(path)
-    means = cli._tier_means(RunRecord.read(folder))
+    means = terminal._tier_means(RunRecord.read(folder))
     assert means["mid"]["understood"] == "-" and means["mid"]["own"] == "-\n-"
     assert not any("nan" in text for stages in means.values() for text in stages.values())
     assert float(means["high"]["understood"]) > 0.5
