@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -202,10 +201,3 @@ def enough_tokens(chat: ChatModel, grid: PromptGrid) -> int:
     keys = [grid.frame["answer"].dropna()] + ([grid.frame["refusal"].dropna()] if "refusal" in grid.frame else [])
     texts = pd.unique(pd.concat(keys)).tolist()
     return 2 + max(len(ids) for ids in chat.tokenizer(texts, add_special_tokens=False)["input_ids"])
-
-
-def organism_record(chat: ChatModel) -> dict[str, Any] | None:
-    """The organism's own record, if the model is one."""
-    if chat.path is None or not (chat.path / "organism.json").exists():
-        return None
-    return json.loads((chat.path / "organism.json").read_text(encoding="utf-8"))
