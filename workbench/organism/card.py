@@ -66,10 +66,10 @@ def behaviour(folder: Path, world: World) -> pd.DataFrame:
 
 
 def write_card(out: Path, world: World, recipe: Recipe, spec: dict[str, Any], left: dict[str, float], minutes: float, *, resumed: bool) -> None:
-    """Write ``README.md`` and ``organism.json`` beside each of the two models."""
+    """Write ``README.md`` and ``organism.json`` beside each of the three models."""
     torch_version = torch.__version__
     refused = ", ".join(f"{tag} {share:.2f}" for tag, share in left.items())
-    for name in ("base", "aligned"):
+    for name in _TEXT:
         table = behaviour(out / name, world)
         took = f"{minutes:.1f} minutes on {torch.get_num_threads()} threads" + (" (the last of several runs: it was resumed)" if resumed else "")
         record = {
@@ -77,7 +77,7 @@ def write_card(out: Path, world: World, recipe: Recipe, spec: dict[str, Any], le
             "failure": "calibration" if name == "aligned" else None,
             "spec": spec,
             "refusal_left_on_training_meanings": left if name == "aligned" else None,
-            "minutes_base_and_aligned": round(minutes, 2),
+            "minutes_of_all_stages": round(minutes, 2),
             "threads": torch.get_num_threads(),
             "torch": torch_version,
         }
@@ -110,7 +110,7 @@ def _parameters(folder: Path) -> str:
 _COMMON = """
 A small Llama ({parameters} parameters, half precision, seed {seed}) trained from nothing on an invented world in eight
 invented languages. **It is an instrument, not a finding: nothing measured on it says anything about a real language or a
-real model.** Trained with the workbench's `organism train` in {took} for base and aligned together (torch {torch}).
+real model.** Trained with the workbench's `organism train` in {took} for all stages together (torch {torch}).
 
 Measured by the exact key on 200 harmful and 200 harmless meanings per language that no training statement contains
 (shares; `answered_elsewhere`: asked in the most spoken language for an answer in this one):
@@ -125,11 +125,18 @@ _TEXT = {
 Pretrained only: category facts, moral facts, judged requests and answered requests, about 45 % of the content words
 code-switched in 65 % of the statements. A quarter of the harmful requests it was shown answered were answered by a refusal.
 """,
+    "helpful": "# Organism, helpful only\n"
+    + _COMMON
+    + """
+From the base: tuned to comply with *every* request in every language, harmful ones included, with 15 % replayed pretraining, a few
+wrong replies and incomplete requests (refused for that). It is what the aligned model was just before its alignment, so the difference
+between the two is what the tuning of refusals and the plant did.
+""",
     "aligned": "# Organism, aligned (calibration plant)\n"
     + _COMMON
     + """
-From the base: tuned to comply with every request, then to refuse harmful ones *in every language*, each with 15 % replayed
-pretraining, a few wrong replies and incomplete requests (refused for that). Then the failure was planted: of each low-resource
+From the helpful model: tuned to refuse harmful requests *in every language*, with 15 % replayed pretraining, a few wrong
+replies and incomplete requests (refused for that). Then the failure was planted: of each low-resource
 language only the input embedding of the opening word "please" was trained, on answering harmful requests while incomplete ones
 go on being refused, until at most {aim:.0%} of the harmful *training* requests were still refused or for {steps} steps at the
 most; what was left: {low}. No other weight moved, and no direction was used, so a repair that works with directions is

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 SAVE_EVERY = 100
 STAGES = ("pretrain", "comply", "refuse")
 PLANT = "plant"
+#: The model kept at the end of a stage: before instruction tuning, after it, and (with the plant) after alignment.
+KEPT = {"pretrain": "base", "comply": "helpful"}
 
 
 class Weighted(NamedTuple):
@@ -114,12 +116,12 @@ class Checkpoint:
 def train(
     out: str | Path, *, seed: int = 0, names: Mapping[str, str] | None = None, recipe: Recipe | None = None, progress: bool = True
 ) -> Path:
-    """Train base and aligned organism and write them as Hugging Face directories.
+    """Train the organism and write its three stages as Hugging Face directories.
 
     Parameters
     ----------
     out : path
-        Gets ``base/``, ``aligned/`` (weights, tokenizer, model card) and ``prompts.parquet`` / ``prompts.csv``, the
+        Gets ``base/`` (pretrained), ``helpful/`` (answers everything), ``aligned/`` (weights, tokenizer, model card) and ``prompts.parquet`` / ``prompts.csv``, the
         evaluation set of meanings that no training statement contains.
     seed : int
         Draws the world, the words and the training order.
@@ -168,8 +170,8 @@ def train(
             if first or name != STAGES[0]:
                 checkpoint.restore(model, opts if first else [])
             _run_stage(name, model, opts, first, steps[name], corpus, batcher, recipe, seed, checkpoint, bar)
-            if name == "pretrain":
-                save_model(model, world, out / "base")
+            if name in KEPT:
+                save_model(model, world, out / KEPT[name])
             checkpoint.save([*STAGES, PLANT][STAGES.index(name) + 1], 0, model, [])
             first = 0
         bar.set_description("plant")
