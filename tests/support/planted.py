@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-LANGUAGES = ("qaa", "qab", "qac", "qad", "qae", "qaf", "qag", "qah")
+LANGUAGES = tuple(f"qa{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")
 
 
 def activations(
