@@ -34,7 +34,8 @@ Seed = Annotated[int, typer.Option(help="Seed of splits, draws and resampling.")
 Prompts = Annotated[
     str,
     typer.Option(
-        help="Prompt set: NAME, NAME:PATH, a .csv/.jsonl/.json/.parquet file, or a datasets id. NAME is organism, multijail, polyrefuse or xsafety."
+        help="Prompt set: NAME, NAME:PATH, a .csv/.jsonl/.json/.parquet file, or a datasets id. NAME is organism, multijail, polyrefuse, xsafety, "
+        "textdetox, paradetox, flores200 or ntrex128 (the last two carry no harm label: to capture only)."
     ),
 ]
 Harmless = Annotated[str | None, typer.Option(help="A second set that brings the harmless prompts.")]

@@ -84,7 +84,7 @@ def capture(
     overwrite : bool
         Start an existing store over.
     allow_one_class : bool
-        Accept a language without harmful, or without harmless, prompts.
+        Accept a language without harmful, or without harmless, prompts. Sets without harm labels are accepted anyway.
 
     Returns
     -------
@@ -113,7 +113,7 @@ def capture(
     frame = grid.frame
     if not len(frame):
         raise PromptError("The grid has no prompts. Expected at least one; check --languages and --limit.")
-    if not allow_one_class and hasattr(grid, "require_both_classes"):
+    if not allow_one_class and hasattr(grid, "require_both_classes") and getattr(grid, "has_harm_labels", True):
         grid.require_both_classes()
     tokens = _tokenised(chat, frame, plan)
     identity, provenance = _identity(chat, grid, plan, tokens)

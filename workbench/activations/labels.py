@@ -41,11 +41,13 @@ def dataset(residual: Any, plan: Plan, table: pd.DataFrame, provenance: Mapping[
 
 
 def prompt_table(frame: pd.DataFrame, tokens: Sequence[Any]) -> pd.DataFrame:
-    """Labels of each prompt, without its text."""
+    """Labels of each prompt, without its text; pairs only where there are some, so that tables without stay as they were."""
     table = frame[[c for c in _COLUMNS if c in frame.columns]].reset_index(drop=True).copy()
     for column in (c for c in _COLUMNS if c not in table.columns):
         table[column] = None
     table = table[list(_COLUMNS)]
+    if "pair_id" in frame and frame["pair_id"].notna().any():
+        table["pair_id"] = frame["pair_id"].to_numpy(dtype=object)
     table["harmful"] = table["harmful"].astype(bool)
     table["n_tokens"] = [len(t) for t in tokens]
     table["n_text_tokens"] = [t.n_inst for t in tokens]

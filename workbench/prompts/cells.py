@@ -15,6 +15,8 @@ from workbench.prompts.languages import TIERS, normalise
 REQUIRED = ("language", "meaning_id", "text", "harmful")
 COLUMNS = ("prompt_id", "meaning_id", "language", "text", "harmful", "category", "split", "source", "tier", "language_original")
 SPLITS = ("fit", "select", "score")
+#: Sources of parallel sentences that nobody labelled for harm; all of them count as harmless.
+UNLABELLED = ("flores200", "ntrex128")
 
 _HARMFUL = {"true", "1", "1.0", "harmful", "unsafe", "yes", "y", "t"}
 _HARMLESS = {"false", "0", "0.0", "harmless", "safe", "no", "n", "f"}
@@ -116,7 +118,7 @@ def clean_table(frame: pd.DataFrame, *, where: str, row_name: Callable[[int], st
     spelled = optional(frame["language_original"]) if "language_original" in frame else pd.Series([None] * len(frame), dtype=object)
     original = spelled.where(spelled.notna(), frame["language"].astype(object).map(lambda code: str(code).strip()))
     tags = {code: _language(code, frame, row_name) for code in frame["language"].astype(str).unique()}
-    meaning = frame["meaning_id"].map(_meaning_id)
+    meaning = frame["meaning_id"].map(_id)
     table = pd.DataFrame(
         {
             "prompt_id": None,
@@ -134,12 +136,15 @@ def clean_table(frame: pd.DataFrame, *, where: str, row_name: Callable[[int], st
     given = _column(frame, "prompt_id")
     derived = table["meaning_id"] + ":" + table["language"]
     table["prompt_id"] = given.where(given.notna(), derived).astype(object)
-    extra = [column for column in frame.columns if column not in COLUMNS]
-    return pd.concat([table, frame[extra]], axis=1)
+    extra = frame[[column for column in frame.columns if column not in COLUMNS]]
+    if "pair_id" in extra:
+        pair = pd.Series([None if is_blank(value) else _id(value) for value in frame["pair_id"]], index=frame.index, dtype=object)
+        extra = extra.assign(pair_id=pair) if pair.notna().any() else extra.drop(columns="pair_id")
+    return pd.concat([table, extra], axis=1)
 
 
 def check_rows(table: pd.DataFrame, row_name: Callable[[int], str]) -> None:
-    """Refuse a meaning twice in a language, a meaning with two labels or two splits, an id used twice."""
+    """Refuse a meaning twice in a language, a meaning with two labels, splits or pairs, an id used twice, a pair that is none."""
     twice = table.duplicated(["language", "meaning_id"])
     if twice.any():
         i = int(twice.to_numpy().argmax())
@@ -149,7 +154,8 @@ def check_rows(table: pd.DataFrame, row_name: Callable[[int], str]) -> None:
             f"{row_name(i)}: meaning {shown(meaning, 64)} occurs twice in {language} (first at {row_name(first)}; {int(twice.sum())} such rows). "
             "Expected one prompt per meaning and language; give the second its own meaning_id, or drop it."
         )
-    for column, what in (("harmful", "labels"), ("split", "splits")):
+    shared = {"harmful": "labels", "split": "splits", "pair_id": "pair ids"}
+    for column, what in ((c, w) for c, w in shared.items() if c in table):
         kinds = table.groupby("meaning_id", sort=False)[column].nunique(dropna=False)
         if (kinds > 1).any():
             meaning = kinds.index[int((kinds > 1).to_numpy().argmax())]
@@ -163,13 +169,36 @@ def check_rows(table: pd.DataFrame, row_name: Callable[[int], str]) -> None:
         i = int(again.to_numpy().argmax())
         given = table.loc[i, "prompt_id"]
         raise PromptError(f"{row_name(i)}: prompt_id {shown(given, 64)} is used twice. Expected unique ids; leave the column out to derive them.")
+    if "pair_id" in table:
+        _check_pairs(table, row_name)
+
+
+def _check_pairs(table: pd.DataFrame, row_name: Callable[[int], str]) -> None:
+    """Refuse pairs that are more than one harmful and one harmless meaning, or lie in two splits."""
+    meanings = table.dropna(subset=["pair_id"]).drop_duplicates("meaning_id")
+    crowded = meanings[meanings.duplicated(["pair_id", "harmful"])]
+    if len(crowded):
+        i, pair = int(crowded.index[0]), crowded["pair_id"].iloc[0]
+        kind = "harmful" if crowded["harmful"].iloc[0] else "harmless"
+        raise PromptError(
+            f"{row_name(i)}: pair {shown(pair, 64)} has a second {kind} meaning ({len(crowded)} such rows). Expected one harmful and one harmless "
+            "text that were written as twins; give the others a pair_id of their own, or none."
+        )
+    splits = meanings.groupby("pair_id", sort=False)["split"].nunique()
+    if (splits > 1).any():
+        pair = splits.index[int((splits > 1).to_numpy().argmax())]
+        i = int(meanings.index[(meanings["pair_id"] == pair).to_numpy().argmax()])
+        raise PromptError(
+            f"{row_name(i)}: pair {shown(pair, 64)} lies in two splits ({int((splits > 1).sum())} such pairs). Expected both of a pair in one: "
+            "twins differ in few words, so one would give the other away. Correct column split, or empty it for with_splits()."
+        )
 
 
 def _column(frame: pd.DataFrame, name: str) -> pd.Series:
     return optional(frame[name]) if name in frame else pd.Series([None] * len(frame), index=frame.index, dtype=object)
 
 
-def _meaning_id(value: Any) -> str:
+def _id(value: Any) -> str:
     # a missing cell turns a whole integer column to floats: 17.0 is 17
     if isinstance(value, float) and value.is_integer():
         value = int(value)

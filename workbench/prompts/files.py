@@ -35,16 +35,24 @@ def read_text(path: Path) -> str:
     return text
 
 
-def read_csv_rows(path: Path) -> list[tuple[int, list[str]]]:
+def read_lines(path: Path) -> list[str]:
+    """Read a file of one text per line; only line feeds, with or without a carriage return, end a line."""
+    # a sentence may contain U+2028 or U+0085, at which str.splitlines would shift every later line
+    lines = read_text(path).replace("\r\n", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def read_csv_rows(path: Path, *, delimiter: str = ",") -> list[tuple[int, list[str]]]:
     """Read a CSV file as (line number, cells) per record; quoted cells may span lines."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     rows, line = [], 1
     try:
         for cells in reader:
             rows.append((line, cells))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise PromptError(f"{path.name}, line {line}: {error}. Expected a comma-separated record; check its quotes.") from error
+        between = {",": "commas", "\t": "tabs"}.get(delimiter, repr(delimiter))
+        raise PromptError(f"{path.name}, line {line}: {error}. Expected a record with {between} between its cells; check its quotes.") from error
     return rows
 
 

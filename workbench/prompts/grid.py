@@ -12,8 +12,10 @@ from typing import Any
 import pandas as pd
 
 from workbench.errors import PromptError, did_you_mean
-from workbench.prompts.cells import COLUMNS, SPLITS, check_rows, clean_table
-from workbench.prompts.languages import TIERS, name_of, normalise, tier_of
+from workbench.prompts.cells import COLUMNS, SPLITS, UNLABELLED, check_rows, clean_table
+from workbench.prompts.completeness import largest_complete
+from workbench.prompts.drawing import assigned_splits, limited
+from workbench.prompts.languages import TIERS, chosen, name_of, normalise, tier_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,8 @@ class PromptGrid:
     ----------
     frame : DataFrame
         Columns ``language``, ``meaning_id``, ``text``, ``harmful``; optional ``prompt_id``, ``category``, ``split``
-        (fit, select, score), ``source``, ``tier``; any others (``answer``, ``refusal``) are carried along.
+        (fit, select, score), ``source``, ``tier``; ``pair_id``, which a harmful and a harmless meaning share that were written
+        as twins; any others (``answer``, ``refusal``) are carried along.
     tiers : mapping of language to tier, optional
         Wins over the ``tier`` column, which wins over the built-in table.
     provenance : mapping, optional
@@ -39,7 +42,7 @@ class PromptGrid:
     ------
     PromptError
         If a required column or cell is missing, a label or language is unknown, a meaning occurs twice in a language or
-        has two labels, or an id is used twice.
+        has two labels, an id is used twice, or a pair is not one harmful and one harmless meaning in one split.
 
     Notes
     -----
@@ -112,14 +115,27 @@ class PromptGrid:
         return f"PromptGrid({len(self)} prompts, {len(self.languages)} languages, {harmful} harmful and {harmless} harmless meanings)"
 
     @property
+    def has_pairs(self) -> bool:
+        """Whether some prompts name the twin they were written with (``pair_id``)."""
+        return "pair_id" in self._frame and bool(self._frame["pair_id"].notna().any())
+
+    @property
+    def has_harm_labels(self) -> bool:
+        """False where every prompt comes from a set without harm labels (FLORES-200, NTREX-128), which all count as harmless."""
+        return bool(self._frame["harmful"].any()) or not bool(self._frame["source"].isin(UNLABELLED).all())
+
+    @property
     def hash(self) -> str:
-        """SHA-256 over ids, languages, labels, texts, splits and tiers, whatever the order of the rows.
+        """SHA-256 over ids, languages, labels, texts, splits, tiers and pairs, whatever the order of the rows.
 
         Splits and tiers count, because a store keeps them: one made for other splits must not be scored with these.
         """
-        rows = self._frame.sort_values("prompt_id")[["prompt_id", "meaning_id", "language", "harmful", "text", "split", "tier"]]
+        columns = ["prompt_id", "meaning_id", "language", "harmful", "text", "split", "tier"]
         digest = hashlib.sha256()
-        for row in rows.itertuples(index=False):
+        if self.has_pairs:  # a grid without pairs keeps the hash it had before there were any
+            columns.append("pair_id")
+            digest.update(b"pair_id")
+        for row in self._frame.sort_values("prompt_id")[columns].itertuples(index=False):
             for cell in row:
                 encoded = str(cell).encode("utf-8")
                 digest.update(len(encoded).to_bytes(8, "big") + encoded)  # lengths first: no two tables spell the same bytes
@@ -156,14 +172,7 @@ class PromptGrid:
         """
         keep = pd.Series(True, index=self._frame.index)
         if languages is not None:
-            given = [tag for tag in languages.split(",") if tag.strip()] if isinstance(languages, str) else languages
-            wanted = [normalise(tag) for tag in given]
-            for tag in wanted:
-                if tag not in self.tiers:
-                    raise PromptError(
-                        f"Language {tag!r} ({name_of(tag)}) is not in these prompts.{did_you_mean(tag, self.languages)} "
-                        f"They have {', '.join(self.languages)}; leave it out, or add its translations."
-                    )
+            wanted = chosen(languages, self.languages)
             keep &= self._frame["language"].isin(wanted)
         if split is not None:
             if split not in SPLITS:
@@ -184,18 +193,15 @@ class PromptGrid:
         """Return ``n`` meanings per class and language, the same ones in every language that has them.
 
         Meanings are drawn in a seeded order that puts those present in more languages first, so a larger ``n`` only adds. A
-        language that lacks one of them (or whose prompts are not parallel to the others') gets its next ones. Splits that are
-        there keep their proportions.
+        language that lacks one of them (or whose prompts are not parallel to the others') gets its next ones. Pairs are taken
+        whole. Splits that are there keep their proportions.
         """
         if n < 1:
             raise PromptError(f"limit is {n}; expected at least 1 meaning per class.")
-        order = {meaning: rank for rank, meaning in enumerate(self._drawn(seed))}
-        ranks = self._frame["meaning_id"].map(order)
-        place = ranks.groupby([self._frame["language"], self._frame["harmful"]]).rank(method="first")
-        return self._trusted(self._frame[place <= n], {**self.provenance, "limit": n, "limit_seed": seed})
+        return self._trusted(self._frame[limited(self._frame, n, seed=seed)], {**self.provenance, "limit": n, "limit_seed": seed})
 
     def with_splits(self, *, seed: int = 0, fractions: Sequence[float] = (0.5, 0.25, 0.25)) -> PromptGrid:
-        """Assign fit, select and score by meaning, stratified by class; meanings that have a split keep it.
+        """Assign fit, select and score by meaning, stratified by class, both of a pair to one split; those that have a split keep it.
 
         Parameters
         ----------
@@ -208,35 +214,10 @@ class PromptGrid:
             raise PromptError(f"fractions are {tuple(fractions)}; expected three shares of fit, select and score that sum to 1.")
         if self._frame["split"].notna().all():
             return self
-        harm = dict(zip(self._frame["meaning_id"], self._frame["harmful"], strict=True))
-        unsplit = set(self._frame.loc[self._frame["split"].isna(), "meaning_id"])
-        assigned: dict[str, str] = {}
-        for label in (True, False):
-            counts = [0] * len(SPLITS)
-            for i, meaning in enumerate(m for m in self._drawn(seed) if harm[m] == label and m in unsplit):
-                # to whichever split is furthest behind its share: every stretch of meanings is split in proportion
-                behind = [fraction * (i + 1) - count for fraction, count in zip(fractions, counts, strict=True)]
-                choice = behind.index(max(behind))
-                counts[choice] += 1
-                assigned[meaning] = SPLITS[choice]
+        assigned = assigned_splits(self._frame, seed=seed, fractions=fractions)
         table = self._frame.copy()
         table["split"] = table["split"].where(table["split"].notna(), table["meaning_id"].map(assigned)).astype(object)
         return self._trusted(table, {**self.provenance, "split_seed": seed, "split_fractions": list(fractions)})
-
-    def _drawn(self, seed: int) -> list[str]:
-        """Meanings in a seeded order, so that any first part of it is a fair draw.
-
-        Those present in more languages come first, those present in the same ones together, and among these the splits
-        alternate in proportion to their sizes.
-        """
-        first = self._frame.drop_duplicates("meaning_id").set_index("meaning_id")
-        where = self._frame.groupby("meaning_id")["language"].agg(lambda tags: tuple(sorted(tags)))
-        key = {m: hashlib.sha256(f"{seed}\0{m}".encode()).hexdigest() for m in where.index}
-        strata: dict[Any, list[str]] = {}
-        for meaning, harmful, split in zip(first.index, first["harmful"], first["split"], strict=True):
-            strata.setdefault((where[meaning], harmful, split), []).append(meaning)
-        place = {m: (i + 0.5) / len(members) for members in strata.values() for i, m in enumerate(sorted(members, key=key.__getitem__))}
-        return sorted(where.index, key=lambda m: (-len(where[m]), where[m], place[m], key[m]))
 
     # ------------------------------------------------------------------ completeness
 
@@ -256,17 +237,7 @@ class PromptGrid:
         present = pd.crosstab(self._frame["meaning_id"], self._frame["language"]) > 0
         harm = self._frame.drop_duplicates("meaning_id").set_index("meaning_id")["harmful"].reindex(present.index)
 
-        def worth(tags: list[str]) -> tuple[int, int]:
-            whole = present.index[present[tags].all(axis=1)]
-            return harm[whole].nunique(), len(whole) * len(tags)
-
-        kept = self.languages
-        while len(kept) > 1:
-            best = max(([t for t in kept if t != tag] for tag in kept), key=worth)
-            if worth(best) <= worth(kept):
-                break
-            kept = best
-        whole = list(present.index[present[kept].all(axis=1)])
+        kept, whole = largest_complete(present[self.languages], harm)
         if not whole:
             raise PromptError(f"No meaning occurs in every one of {', '.join(self.languages)}. Select languages that are translations of each other.")
         left_out = [tag for tag in self.languages if tag not in kept]
@@ -294,6 +265,13 @@ class PromptGrid:
         PromptError
             Naming those languages and the remedy.
         """
+        if not self.has_harm_labels:
+            sources = " and ".join(sorted(set(self._frame["source"])))
+            raise PromptError(
+                f"A harm label is needed, and {sources} carries none: all {len(self)} prompts count as harmless. Expected harmful and harmless "
+                "prompts: polyrefuse, xsafety, textdetox, paradetox and organism carry both, multijail the harmful ones. Name one of these with "
+                f"--prompts. {sources} serves what needs no label: capture it, and compare meanings across languages."
+            )
         lacking = self.languages_without_both_classes()
         if lacking:
             listed = "; ".join(f"{tag} ({name_of(tag)}): {reason}" for tag, reason in lacking.items())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -154,6 +155,49 @@ def tier_of(tag: str) -> str | None:
     ('high', 'mid', 'low', None)
     """
     return _TIER_OF.get(tag) or _TIER_OF.get(tag.split("-")[0])
+
+
+def tags_of(wanted: Iterable[str] | str) -> list[str]:
+    """Spell several languages, given one by one or with commas between, as their tags.
+
+    Examples
+    --------
+    >>> tags_of("eng, swh")
+    ['en', 'sw']
+    """
+    return [normalise(code) for code in (wanted.split(",") if isinstance(wanted, str) else wanted) if code.strip()]
+
+
+def chosen(wanted: Iterable[str] | str, known: Sequence[str], what: str = "these prompts") -> list[str]:
+    """Return the tags of the languages asked for, each of which must be there.
+
+    Parameters
+    ----------
+    wanted : iterable of str, or str with commas
+        Any spelling.
+    known : sequence of str
+        Tags of the languages there are.
+    what : str
+        How messages call what has them.
+
+    Raises
+    ------
+    PromptError
+        If a language is unknown or not there; the nearest are named.
+
+    Examples
+    --------
+    >>> chosen("eng,swh", ["en", "sw", "yo"])
+    ['en', 'sw']
+    """
+    tags = tags_of(wanted)
+    for tag in tags:
+        if tag not in known:
+            raise PromptError(
+                f"Language {tag!r} ({name_of(tag)}) is not in {what}.{did_you_mean(tag, known)} "
+                f"They have {', '.join(known)}; leave it out, or add its translations."
+            )
+    return tags
 
 
 def read_tiers(path: str | Path) -> dict[str, str]:
