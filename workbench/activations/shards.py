@@ -63,7 +63,7 @@ def computed_shards(
             start = bar.n
             while True:
                 try:
-                    block = _read_shard(chat, plan, part, budget, bar)
+                    block = _read_shard(chat, plan, part, table["prompt_id"].iloc[rows.start : rows.stop].tolist(), budget, bar)
                     break
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     budget = _smaller(error, budget, part)
@@ -71,11 +71,12 @@ def computed_shards(
             yield number, rows, _require_finite(block, plan, table.iloc[rows.start : rows.stop]), budget
 
 
-def _read_shard(chat: ChatModel, plan: Plan, tokens: list[Tokens], budget: int, bar: Any) -> np.ndarray:
+def _read_shard(chat: ChatModel, plan: Plan, tokens: list[Tokens], names: list[str], budget: int, bar: Any) -> np.ndarray:
     block = np.empty((len(tokens), len(plan.layers), len(plan.positions), chat.hidden_size), dtype=np.float32)
     waiting: list[tuple[np.ndarray, torch.Tensor]] = []
     for rows in batches([len(t) for t in tokens], budget):
-        states = chat.states([tokens[r] for r in rows], layers=plan.layers, positions=plan.positions)
+        named = [names[r] for r in rows]
+        states = chat.states([tokens[r] for r in rows], layers=plan.layers, positions=plan.positions, prompt_ids=named)
         if states.device.type == "cuda":  # into pinned memory without waiting: the next batch starts meanwhile
             pinned = torch.empty(states.shape, dtype=states.dtype, pin_memory=True)
             waiting.append((rows, pinned.copy_(states, non_blocking=True)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from workbench.errors import ModelCheckError, PromptError
+from workbench.models import hooks
 from workbench.models.fingerprint import fingerprint
 from workbench.models.hooks import Parts, find_parts, record, spans
+from workbench.models.passes import Batch, announced
 from workbench.models.template import Renderer, Template
 from workbench.models.tokens import Tokens
 
@@ -233,10 +236,13 @@ class ChatModel:
             padded[row, here], mask[row, here] = line, 1
         return torch.from_numpy(padded).to(self.device, non_blocking=True), torch.from_numpy(mask).to(self.device, non_blocking=True)
 
-    def states(self, tokens: Sequence[Tokens], *, layers: Sequence[int], positions: Sequence[str]) -> Float[Tensor, "prompt layer position hidden"]:
+    def states(
+        self, tokens: Sequence[Tokens], *, layers: Sequence[int], positions: Sequence[str], prompt_ids: Sequence[str] | None = None
+    ) -> Float[Tensor, "prompt layer position hidden"]:
         """Read the residual stream of one batch of prompts.
 
         One pass of the base model (no head) over right-padded rows, stopped after the deepest layer asked for.
+        ``prompt_ids`` names the rows for edits that act on some prompts only.
 
         Returns
         -------
@@ -245,10 +251,34 @@ class ChatModel:
         """
         edges = np.array([[t.span(position) for position in positions] for t in tokens])
         ids, _ = self.pad([t.ids for t in tokens])
-        with torch.inference_mode(), record(self, layers, spans(edges[..., 0], edges[..., 1]), stop=True) as kept:
+        batch = Batch.of(tokens, side="right", prompt_ids=prompt_ids)
+        with torch.inference_mode(), announced(batch), record(self, layers, spans(edges[..., 0], edges[..., 1]), stop=True) as kept:
             self.parts.base(input_ids=ids, use_cache=False)
         device = kept[layers[0]].device
         return torch.stack([kept[layer].to(device) for layer in layers], dim=1)
+
+    @contextmanager
+    def edited(self, *edits: Any) -> Iterator[ChatModel]:
+        """Change the residual stream in every pass this thread makes inside the ``with``: in ``generate``, ``capture`` and bare calls.
+
+        Parameters
+        ----------
+        *edits
+            :class:`~workbench.interventions.Add`, ``Ablate``, ``Patch``, sequences of them, or ``{layer: function}``. Those
+            of one place act in the order given.
+
+        Yields
+        ------
+        ChatModel
+            This model.
+
+        Examples
+        --------
+        >>> with chat.edited(Add(direction, 2.0, scope=("last_prompt", "decode"))):  # doctest: +SKIP
+        ...     replies = generate(chat, grid)
+        """
+        with hooks.edited(self, hooks.placed(self, edits)):
+            yield self
 
     def provenance(self) -> dict[str, Any]:
         """What a number needs to name about the model it came from; JSON-serialisable."""

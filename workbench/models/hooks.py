@@ -1,14 +1,11 @@
-"""The one hook engine: where the residual stream is, how to read it and how to change it.
+"""The one hook engine: how the residual stream is read and how it is changed.
 
-Layer ``k`` is the residual stream after ``k`` blocks and before the final norm: 0 is what enters the first block (the
-embedding, scaled where the family scales it), ``k`` is the output of block ``k - 1``. Its site, in TransformerLens 4
-names, is ``embed.hook_out`` or ``blocks.{k-1}.hook_out``. Hugging Face's ``hidden_states[k]`` is the same tensor for
-``k < L`` only; its last entry is taken after the final norm.
+Hooks act only on passes that the thread (or task) makes which opened them, and are gone after their ``with``. Where the
+layers are, :mod:`workbench.models.sites` says.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,96 +16,34 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from workbench.errors import ModelCheckError, ModelError, did_you_mean
+from workbench.errors import ModelCheckError, ModelError
+from workbench.models.passes import begin_pass, current_pass, end_pass, open_items, opened
+from workbench.models.sites import Parts, find_parts, layer_of, place_of, require_layers, site
+
+__all__ = [
+    "Edit",
+    "Parts",
+    "Select",
+    "edited",
+    "edits_of",
+    "find_parts",
+    "layer_of",
+    "place_of",
+    "placed",
+    "record",
+    "require_layers",
+    "site",
+    "spans",
+    "whole",
+]
 
 #: A change to the residual stream: [prompt token hidden] in, the same shape out, never in place.
 Edit = Callable[[Tensor], Tensor]
 #: What to keep of a residual stream, called inside the hook; it must copy, never return a view.
 Select = Callable[[Tensor], Tensor]
 
-_BLOCKS = ("layers", "h", "blocks", "block")
-_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "norm_f")
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The modules of a decoder that the workbench needs, found by structure and not by family name."""
-
-    base: nn.Module
-    blocks: nn.ModuleList
-    norm: nn.Module | None
-
-
-def find_parts(model: nn.Module) -> Parts:
-    """Locate the decoder without its head, its blocks in order and its final norm.
-
-    Parameters
-    ----------
-    model : Module
-        A Hugging Face causal language model.
-
-    Returns
-    -------
-    Parts
-        ``base`` takes token ids and runs ``blocks`` one after the other, then ``norm``.
-
-    Raises
-    ------
-    ModelError
-        If no list of blocks is found where the known families keep one.
-    """
-    known: Any = model
-    finders: tuple[Callable[[], Any], ...] = (lambda: known.get_decoder(), lambda: known.base_model, lambda: known.base_model.get_decoder())
-    looked: list[str] = []
-    for find in finders:
-        try:
-            base = find()
-        except (AttributeError, NotImplementedError):
-            continue
-        for name in _BLOCKS:
-            blocks = getattr(base, name, None)
-            if isinstance(blocks, nn.ModuleList) and len(blocks):
-                norm = next((getattr(base, n) for n in _NORMS if isinstance(getattr(base, n, None), nn.Module)), None)
-                return Parts(base, blocks, norm)
-        looked.append(f"{type(base).__name__} with {[n for n, _ in base.named_children()]}")
-    raise ModelError(
-        f"{type(model).__name__}: no list of decoder blocks found. Expected one named {' or '.join(_BLOCKS)} on the base model; looked at "
-        f"{'; '.join(looked) or 'nothing (it has neither get_decoder nor base_model)'}. Load a decoder-only causal language model."
-    )
-
-
-def site(layer: int) -> str:
-    """Name a layer as TransformerLens does.
-
-    Examples
-    --------
-    >>> site(0), site(3)
-    ('embed.hook_out', 'blocks.2.hook_out')
-    """
-    if layer < 0:
-        raise ModelError(f"Layer {layer} does not exist: layers count blocks passed, from 0 (the embedding). Count from the start.")
-    return "embed.hook_out" if layer == 0 else f"blocks.{layer - 1}.hook_out"
-
-
-def layer_of(name: str) -> int:
-    """Read a residual site's name back as a layer; ``blocks.k.hook_in`` is layer ``k`` too.
-
-    Examples
-    --------
-    >>> layer_of("blocks.2.hook_out"), layer_of("blocks.3.hook_in"), layer_of("embed.hook_out")
-    (3, 3, 0)
-    """
-    if name in ("embed.hook_out", "hook_embed"):
-        return 0
-    found = re.fullmatch(r"blocks\.(\d+)\.(hook_in|hook_out|hook_resid_pre|hook_resid_post)", name)
-    if not found:
-        known = ["embed.hook_out", "blocks.0.hook_in", "blocks.0.hook_out"]
-        raise ModelError(
-            f"{name!r} is no layer. Expected a whole number (blocks passed, 0 is the embedding), or a site of the residual stream: "
-            f"'embed.hook_out', 'blocks.K.hook_in' or 'blocks.K.hook_out'."
-            f"{did_you_mean(name, known)}"
-        )
-    return int(found[1]) + (found[2] in ("hook_out", "hook_resid_post"))
+#: How the label begins of an edit that acts after every write to the stream.
+_EVERYWHERE = "everywhere: "
 
 
 def whole(residual: Float[Tensor, "prompt token hidden"]) -> Float[Tensor, "prompt token hidden"]:
@@ -163,7 +98,7 @@ def _stream(output: Any) -> Tensor:
 
 @contextmanager
 def record(chat: Any, layers: Sequence[int], select: Select = whole, *, once: bool = True, stop: bool = False) -> Iterator[dict[int, Tensor]]:
-    """Read layers of the forward passes made inside the ``with``.
+    """Read layers of the forward passes that this thread makes inside the ``with``.
 
     Parameters
     ----------
@@ -201,19 +136,23 @@ def record(chat: Any, layers: Sequence[int], select: Select = whole, *, once: bo
     wanted = sorted(set(layers))
     states: dict[int, Tensor] = {}
     passes = dict.fromkeys(wanted, 0)
+    item = object()
 
     def keep(layer: int, residual: Tensor) -> None:
+        if item not in open_items():  # a pass of another thread
+            return
         states[layer] = select(residual)
         passes[layer] += 1
         if stop and layer == wanted[-1]:
             raise _DeepEnough
 
-    with ExitStack() as hooks:
+    with opened(item), ExitStack() as hooks:
         for layer in wanted:
             if layer == 0:
 
-                def entering(_module: nn.Module, args: tuple, kwargs: dict) -> None:
-                    keep(0, args[0] if args else kwargs["hidden_states"])
+                def entering(_module: nn.Module, args: tuple, kwargs: dict | None = None) -> None:
+                    if kwargs is not None:  # None while another thread puts the hook in or out
+                        keep(0, args[0] if args else kwargs["hidden_states"])
 
                 hooks.callback(blocks[0].register_forward_pre_hook(entering, with_kwargs=True).remove)
             else:
@@ -234,83 +173,159 @@ def record(chat: Any, layers: Sequence[int], select: Select = whole, *, once: bo
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """The edits of one ``with``: on which model, and their names by place."""
+
+    blocks: nn.ModuleList
+    labels: tuple[tuple[int | str, str], ...]
+
+
 @contextmanager
-def edited(chat: Any, edits: Mapping[int, Edit | Sequence[Edit]]) -> Iterator[None]:
+def edited(chat: Any, edits: Mapping[int | str, Edit | Sequence[Edit]]) -> Iterator[None]:
     """Rewrite the residual stream inside the ``with``; no hook outlives it, whatever happens.
 
-    Recorders see the edited stream, as the next block does. Several edits of one layer act in the order given; of two
-    nested ``with`` blocks on one layer the inner acts first.
+    Only passes made by the thread (or task) that opened the ``with`` are edited. Recorders see the edited stream, as the
+    next block does. Several edits of one place act in the order given; of two nested ``with`` blocks on one place the
+    inner acts first.
 
     Parameters
     ----------
     chat : ChatModel
         Anything with ``parts`` and ``name``.
-    edits : mapping of int to callable or sequence of callables
-        ``edit(residual [prompt token hidden]) -> same shape``, per layer. During generation with a KV cache an edit sees
-        the whole prompt first and then one token at a time. It must return a new tensor. A ``label`` attribute, if it
-        has one, names it in the provenance of what is measured meanwhile.
+    edits : mapping of int or str to callable or sequence of callables
+        ``edit(residual [prompt token hidden]) -> same shape``, per layer, or per site of what attention or MLP adds
+        (``blocks.3.attn.hook_out``). During generation with a KV cache an edit sees the whole prompt first and then one
+        token at a time; one with a true attribute ``wants_pass`` is called with the :class:`~workbench.models.passes.Pass`
+        too, which says which token is which. It must return a new tensor. A ``label`` attribute, if it has one, names it
+        in the provenance of what is measured meanwhile.
 
     Raises
     ------
     ModelError
-        For an unknown layer, or an edit that changes the shape or returns nothing.
+        For an unknown place, or an edit that changes the shape or returns nothing.
     """
-    require_layers(chat, list(edits))
-    blocks = chat.parts.blocks
-    with ExitStack() as hooks:
-        for layer, given in edits.items():
-            chain = tuple(given) if isinstance(given, Sequence) else (given,)
-
-            def rewritten(residual: Tensor, layer: int = layer, chain: tuple[Edit, ...] = chain) -> Tensor:
-                for edit in chain:
-                    new = edit(residual)
-                    if not isinstance(new, Tensor) or new.shape != residual.shape:
-                        raise ModelError(
-                            f"The edit {_label(edit)} at layer {layer} returned {_shape(new)}; expected a tensor of shape {tuple(residual.shape)}. "
-                            "Return the whole residual stream [prompt, token, hidden], changed or not."
-                        )
-                    residual = new.to(residual.dtype)
-                return residual
-
-            def entering(_module: nn.Module, args: tuple, kwargs: dict, rewritten: Edit = rewritten) -> tuple[tuple, dict]:
-                if args:
-                    return (rewritten(args[0]), *args[1:]), kwargs
-                return args, {**kwargs, "hidden_states": rewritten(kwargs["hidden_states"])}
-
-            def leaving(_module: nn.Module, _args: tuple, output: Any, rewritten: Edit = rewritten) -> Any:
-                if isinstance(output, tuple):
-                    return (rewritten(output[0]), *output[1:])
-                return rewritten(output)
-
-            hook: Any = entering if layer == 0 else leaving
-            hook.workbench_edits = [(layer, _label(edit)) for edit in chain]
-            # prepend: whoever records this layer must see what the next block will see
-            if layer == 0:
-                hooks.callback(blocks[0].register_forward_pre_hook(entering, with_kwargs=True, prepend=True).remove)
-            else:
-                hooks.callback(blocks[layer - 1].register_forward_hook(leaving, prepend=True).remove)
+    chains: dict[int | str, tuple[Edit, ...]] = {}
+    for given, some in edits.items():
+        place = place_of(chat, given)
+        chains[place] = (*chains.get(place, ()), *(some if isinstance(some, Sequence) else (some,)))
+    item = _Opened(chat.parts.blocks, tuple((place, _label(edit)) for place, chain in chains.items() for edit in chain))
+    with opened(item), ExitStack() as hooks:
+        if any(getattr(edit, "wants_pass", False) for chain in chains.values() for edit in chain):
+            hooks.enter_context(_passes_noted(chat.parts.base, item))
+        for place, chain in chains.items():
+            hooks.callback(_rewrite(chat, item, place, chain).remove)
         yield
 
 
-def edits_of(chat: Any) -> list[str]:
-    """Name the edits now acting on a model, so that a measurement can say under which it was made."""
-    found = []
-    for block in chat.parts.blocks:
-        for hook in [*block._forward_pre_hooks.values(), *block._forward_hooks.values()]:
-            found += [f"layer {layer}: {label}" for layer, label in getattr(hook, "workbench_edits", [])]
+@contextmanager
+def _passes_noted(base: nn.Module, item: _Opened) -> Iterator[None]:
+    def entering(_module: nn.Module, args: tuple, kwargs: dict | None = None) -> None:
+        if kwargs is not None and item in open_items():
+            begin_pass(args, kwargs)
+
+    def leaving(_module: nn.Module, _args: tuple, _output: Any) -> None:
+        if item in open_items():
+            end_pass()
+
+    with ExitStack() as hooks:
+        hooks.callback(base.register_forward_pre_hook(entering, with_kwargs=True).remove)
+        hooks.callback(base.register_forward_hook(leaving).remove)
+        yield
+
+
+def _rewrite(chat: Any, item: _Opened, place: int | str, chain: tuple[Edit, ...]) -> Any:
+    """Put one hook in front of the others at a place: whoever records there must see what the next block will see."""
+    calls: list[tuple[Any, bool]] = [(edit, bool(getattr(edit, "wants_pass", False))) for edit in chain]
+
+    def rewritten(residual: Tensor) -> Tensor:
+        for edit, wants_pass in calls:
+            new = edit(residual, current_pass()) if wants_pass else edit(residual)
+            if new is residual:
+                continue
+            if not isinstance(new, Tensor) or new.shape != residual.shape:
+                raise ModelError(
+                    f"The edit {_label(edit)} at {_place(place)} returned {_shape(new)}; expected a tensor of shape {tuple(residual.shape)}. "
+                    "Return the whole residual stream [prompt, token, hidden], changed or not."
+                )
+            residual = new.to(residual.dtype)
+        return residual
+
+    def entering(_module: nn.Module, args: tuple, kwargs: dict | None = None) -> tuple[tuple, dict] | None:
+        if kwargs is None or item not in open_items():  # another thread's pass; None while a hook is put in or out
+            return None
+        if args:
+            return (rewritten(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": rewritten(kwargs["hidden_states"])}
+
+    def leaving(_module: nn.Module, _args: tuple, output: Any) -> Any:
+        if item not in open_items():
+            return None
+        if isinstance(output, tuple):
+            return (rewritten(output[0]), *output[1:])
+        return rewritten(output)
+
+    if place == 0:
+        return chat.parts.blocks[0].register_forward_pre_hook(entering, with_kwargs=True, prepend=True)
+    module = chat.parts.writes[place].module if isinstance(place, str) else chat.parts.blocks[place - 1]
+    return module.register_forward_hook(leaving, prepend=True)
+
+
+def placed(chat: Any, edits: Sequence[Any]) -> dict[int | str, tuple[Edit, ...]]:
+    """Sort edits by the place they act on, each checked against the model.
+
+    Parameters
+    ----------
+    edits : sequence
+        Objects that say where they act by ``placed(chat)`` (those of :mod:`workbench.interventions`), mappings of place
+        to callable, or sequences of these.
+
+    Returns
+    -------
+    dict of place to tuple of callables
+        In the order given; what :func:`edited` takes.
+    """
+    found: dict[int | str, tuple[Edit, ...]] = {}
+    for edit in edits:
+        if isinstance(edit, Mapping):
+            pairs = [(place_of(chat, k), e) for k, some in edit.items() for e in (some if isinstance(some, Sequence) else (some,))]
+        elif isinstance(edit, Sequence) and not isinstance(edit, str):
+            pairs = [(place, e) for place, chain in placed(chat, edit).items() for e in chain]
+        elif hasattr(edit, "placed"):
+            pairs = list(edit.placed(chat))
+        else:
+            raise ModelError(
+                f"{edit!r} is no edit. Expected Add, Ablate or Patch (workbench.interventions), a sequence of them, or {{layer: function}}."
+            )
+        for place, act in pairs:
+            found[place] = (*found.get(place, ()), act)
     return found
 
 
-def require_layers(chat: Any, layers: Sequence[int]) -> None:
-    """Refuse layers that the model does not have."""
-    n = len(chat.parts.blocks)
-    unknown = [layer for layer in layers if isinstance(layer, bool) or not isinstance(layer, int | np.integer) or not 0 <= layer <= n]
-    if unknown:
-        nearest = sorted({min(max(round(float(u)), 0), n) for u in unknown if isinstance(u, int | float | np.number)}) or [0, n]
-        raise ModelError(
-            f"{chat.name} has no layer {', '.join(map(repr, unknown))}: expected whole numbers from 0 (embedding) to {n} (after the last block). "
-            f"Nearest: {', '.join(map(str, nearest))}."
-        )
+def edits_of(chat: Any) -> list[str]:
+    """Name the edits now acting on a model in this thread, so that a measurement can say under which it was made.
+
+    Returns
+    -------
+    list of str
+        By layer, and at one layer in the order they act; what acts after every write to the stream is named once.
+    """
+    named = []
+    for item in reversed(open_items()):  # the inner with acts first
+        if isinstance(item, _Opened) and item.blocks is chat.parts.blocks:
+            named += item.labels
+    named.sort(key=lambda pair: (isinstance(pair[0], str), pair[0] if isinstance(pair[0], int) else 0))
+    told: list[str] = []
+    for place, label in named:
+        if not label.startswith(_EVERYWHERE):
+            told.append(f"{_place(place)}: {label}")
+        elif label not in told:
+            told.append(label)
+    return told
+
+
+def _place(place: int | str) -> str:
+    return place if isinstance(place, str) else f"layer {place}"
 
 
 def _label(edit: Any) -> str:
