@@ -1,5 +1,7 @@
 """Shares add up, find what was planted, match their null on noise, and their intervals cover."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,14 +10,42 @@ from planted import activations, additive
 
 from workbench.errors import DataError
 from workbench.geometry import VarianceShares, variance_shares
-from workbench.geometry.variance import (
-    components,
-    null_shares,
-    scale_states,
-    shares_without_each_language,
-    shares_without_each_meaning,
-    sums_of_squares,
-)
+from workbench.geometry.sums import GridSums
+from workbench.geometry.tiles import SCALINGS, tiles
+from workbench.geometry.variance import components, null_shares
+from workbench.statistics import jackknife_influence, jackknife_interval
+
+
+def reference(states, scaling):
+    """The columns share, low, high, leave_out_low, leave_out_high, written out in float64 with every grid computed anew."""
+    states = states.astype(np.float64)
+    if scaling == "unit":
+        states = states / np.linalg.norm(states, axis=-1, keepdims=True)
+    if scaling == "standardised":
+        states = (states - states.mean(axis=(0, 1))) / states.std(axis=(0, 1))
+
+    def share(grid):
+        n_languages, n, _ = grid.shape
+        centred = grid - grid.mean(axis=(0, 1))
+        by_language, by_meaning = centred.mean(axis=1), centred.mean(axis=0)
+        rest = centred - by_language[:, None] - by_meaning
+        squares = np.array([n * (by_language**2).sum(), n_languages * (by_meaning**2).sum(), (rest**2).sum()])
+        return squares / squares.sum()
+
+    whole, n_languages, n = share(states), *states.shape[:2]
+    low, high = jackknife_interval(whole, jackknife_influence(whole, np.array([share(np.delete(states, i, axis=1)) for i in range(n)])))
+    left = np.array([share(np.delete(states, a, axis=0)) for a in range(n_languages)])
+    return np.stack([whole, np.maximum(low, 0), np.minimum(high, 1), left.min(axis=0), left.max(axis=0)], axis=1)
+
+
+def massive(states):
+    """A few dimensions a thousand times the others, one far from zero, one that is large in a single prompt only."""
+    states = states.copy()
+    states[..., 3] = states[..., 3] * 1000 + 5000
+    states[..., 11] = states[..., 11] * 30 + 2000
+    states[..., 5] += 800
+    states[1, 2, ..., 7] = 30_000
+    return states
 
 
 def shares_of(states, **options):
@@ -32,7 +62,7 @@ def test_shares_sum_to_one_and_row_order_does_not_matter(n_languages, n, seed):
     assert table.groupby("scaling")["component"].sum().to_numpy() == pytest.approx(1, abs=1e-9)
     shuffled = variance_shares(acts.isel(prompt=rng.permutation(acts.sizes["prompt"]))).table
     columns = ["share", "low", "high", "component"]
-    assert shuffled[columns].to_numpy() == pytest.approx(table[columns].to_numpy(), abs=1e-9, nan_ok=True)
+    assert shuffled[columns].to_numpy() == pytest.approx(table[columns].to_numpy(), abs=1e-6, nan_ok=True)
 
 
 def test_the_unit_variant_ignores_each_rows_scale_and_the_standardised_one_each_dimensions(rng):
@@ -45,11 +75,71 @@ def test_the_unit_variant_ignores_each_rows_scale_and_the_standardised_one_each_
     assert abs(rows["raw"] - before["raw"]).max() > 0.02 and abs(dimensions["raw"] - before["raw"]).max() > 0.001
 
 
-def test_shares_of_the_additive_model_are_as_published(rng):
-    """Card 5.1: strengths (1, 1), D = 256, L = 7, N = 10 give about .35 / .37 / .28; noise .087 / .130 / .783."""
-    found = shares_of(additive(rng, [1.0, 0.0], [1.0, 0.0], n_languages=7, n=10, hidden=256))["share"]["raw"]
-    assert found[0].to_numpy() == pytest.approx([0.35, 0.37, 0.28], abs=0.03)
-    assert found[1].to_numpy() == pytest.approx([0.087, 0.130, 0.783], abs=0.01)
+CHANGES = {
+    "plain": lambda s: s,
+    "massive": massive,
+    "far from zero": lambda s: 0.05 * s + 7,
+    "tiny": lambda s: 1e-27 * s,
+    "huge": lambda s: 1e24 * s,
+}
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize(
+    ("change", "dtype"), [(c, d) for c in CHANGES for d in (np.float16, np.float32, np.float64) if c not in ("tiny", "huge") or d != np.float16]
+)
+def test_every_column_equals_the_float64_code_that_computes_each_grid_anew(change, dtype, scaling, rng):
+    states = CHANGES[change](additive(rng, [1.0], [0.6], n_languages=5, n=12, hidden=150)).astype(dtype)
+    acts = activations(states)
+    acts["residual"] = acts["residual"].dims, states.reshape(60, 1, 1, 150)
+    found = variance_shares(acts, scalings=[scaling]).table[["share", "low", "high", "leave_out_low", "leave_out_high"]].to_numpy()
+    assert found == pytest.approx(reference(states[:, :, 0, 0], scaling), abs=1e-12 if dtype == np.float64 else 2e-7)
+
+
+def test_a_wide_layer_is_cut_into_tiles_and_none_of_it_is_lost(rng, monkeypatch):
+    states = rng.normal(size=(4, 9, 301)).astype(np.float16)
+    monkeypatch.setattr("workbench.geometry.tiles._VALUES", 36 * 64)
+    widths = [tile.shape[-1] for tile in tiles(states, "raw")]
+    assert widths == [64, 64, 64, 64, 45]
+    squares = GridSums.of(states, "raw").squares()
+    assert squares / squares.sum() == pytest.approx(reference(states, "raw")[:, 0], abs=1e-7)
+
+
+def test_no_more_than_a_few_float32_copies_of_a_layer_are_held(rng):
+    states = rng.normal(size=(8, 75, 3, 1, 1024))
+    acts = activations(states)
+    acts["residual"] = acts["residual"].astype(np.float16)
+    variance_shares(acts.isel(layer=[0]))  # imports and caches
+    tracemalloc.start()
+    variance_shares(acts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * 600 * 1024 * 4
+
+
+@pytest.mark.parametrize(
+    ("strengths", "published"),
+    [
+        ((0, 0), (0.09, 0.13, 0.78)),
+        ((1, 0), (0.51, 0.07, 0.42)),
+        ((0, 1), (0.05, 0.55, 0.41)),
+        ((1, 1), (0.35, 0.37, 0.28)),
+        ((2, 1), (0.67, 0.18, 0.15)),
+        ((1, 2), (0.17, 0.69, 0.14)),
+    ],
+)
+def test_shares_of_the_additive_model_are_as_published(strengths, published, rng):
+    """Card 5.2: D = 256, L = 7, N = 10; the published rows are one seed each."""
+    found = shares_of(additive(rng, [strengths[0]], [strengths[1]], n_languages=7, n=10, hidden=256), scalings=["raw"])["share"]
+    assert found.to_numpy() == pytest.approx(published, abs=0.03)
+    assert found.sum() == pytest.approx(1, abs=1e-6)
+
+
+def test_noise_has_the_null_shares(rng):
+    """Card 5.1."""
+    found = shares_of(additive(rng, [0.0], [0.0], n_languages=7, n=10, hidden=2048), scalings=["raw"])["share"]
+    assert list(null_shares(7, 10).values()) == pytest.approx([0.087, 0.130, 0.783], abs=5e-4)
+    assert found.to_numpy() == pytest.approx([0.087, 0.130, 0.783], abs=0.004)
 
 
 def test_components_are_free_of_the_bias_and_the_index_follows_the_planted_strengths(rng):
@@ -61,26 +151,10 @@ def test_components_are_free_of_the_bias_and_the_index_follows_the_planted_stren
 
 
 def test_without_structure_the_shares_are_the_null_shares(rng):
-    found = np.mean([sums_of_squares(rng.normal(size=(5, 8, 4))) for _ in range(400)], axis=0)
+    found = np.mean([GridSums.of(rng.normal(size=(5, 8, 4))).squares() for _ in range(400)], axis=0)
     assert found / found.sum() == pytest.approx(list(null_shares(5, 8).values()), abs=0.01)
     assert sum(null_shares(5, 8).values()) == pytest.approx(1)
     assert components(np.array([4.0, 7.0, 28.0]), 5, 8) == pytest.approx([0, 0, 1])
-
-
-def test_leaving_out_a_meaning_equals_computing_without_it(rng):
-    states = additive(rng, [1.0], [0.5], n_languages=3, n=7, hidden=5)[:, :, 0, 0]
-    fast = shares_without_each_meaning(states)
-    for i in range(7):
-        squares = sums_of_squares(np.delete(states, i, axis=1))
-        assert fast[i] == pytest.approx(squares / squares.sum(), abs=1e-10)
-
-
-def test_leaving_out_a_language_equals_computing_without_it(rng):
-    states = 3 + additive(rng, [1.0], [0.5], n_languages=4, n=7, hidden=5)[:, :, 0, 0]
-    fast = shares_without_each_language(states)
-    for a in range(4):
-        squares = sums_of_squares(np.delete(states, a, axis=0))
-        assert fast[a] == pytest.approx(squares / squares.sum(), abs=1e-10)
 
 
 def test_one_constant_token_is_undefined_and_never_zero(rng):
@@ -111,8 +185,16 @@ def test_two_tokens_that_agree_in_a_dimension_by_chance_do_not_stop_the_run(rng)
     tokens = rng.normal(size=(2, 5))
     tokens[:, 1] = 0.25
     states = tokens[np.arange(18).reshape(3, 6) % 2][:, :, None, None]
-    assert scale_states(states[:, :, 0, 0], "standardised").shape == (3, 6, 4)
-    assert variance_shares(activations(states)).table["share"].notna().all()
+    found = variance_shares(activations(states), scalings=["standardised"]).table
+    without = variance_shares(activations(np.delete(states, 1, axis=-1)), scalings=["standardised"]).table
+    assert found["share"].to_numpy() == pytest.approx(without["share"].to_numpy(), abs=1e-9)
+
+
+def test_a_state_that_is_zero_has_no_direction(rng):
+    states = additive(rng, [1], [1], n_languages=3, n=6, hidden=5)
+    states[1, 2] = 0
+    with pytest.raises(DataError, match=r"1 states are all zero.*scaling 'raw'"):
+        variance_shares(activations(states))
 
 
 def test_a_result_survives_the_disk_with_its_provenance(rng, tmp_path):

@@ -16,6 +16,8 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 
 from workbench.errors import DataError, did_you_mean
+from workbench.geometry.half import finite_rows, widened
+from workbench.prompts.completeness import largest_complete as largest_complete_part
 
 ALONG_PROMPT = ("meaning_id", "language", "harmful", "category", "split", "tier", "n_tokens", "n_chars")
 
@@ -109,7 +111,8 @@ def complete_cells(acts: xr.Dataset, *, split: str | None = None, max_meanings: 
     Raises
     ------
     DataError
-        Missing or doubled cells (named), fewer than two languages or meanings.
+        Missing or doubled cells (named, with the size of the largest complete part), a meaning with two labels, fewer than two
+        languages or meanings.
     """
     labels = labels_of(acts)
     kept = rows_of(labels, split=split)
@@ -122,8 +125,7 @@ def complete_cells(acts: xr.Dataset, *, split: str | None = None, max_meanings: 
         )
     rows = np.full((len(languages), len(meanings)), -1)
     at_language, at_meaning = {v: i for i, v in enumerate(languages)}, {v: i for i, v in enumerate(meanings)}
-    harmful = np.zeros(len(meanings), dtype=bool)
-    for row, language, meaning, label in zip(kept, part["language"], part["meaning_id"], part["harmful"], strict=True):
+    for row, language, meaning in zip(kept, part["language"], part["meaning_id"], strict=True):
         a, i = at_language[language], at_meaning[meaning]
         if rows[a, i] >= 0:
             raise DataError(
@@ -131,20 +133,72 @@ def complete_cells(acts: xr.Dataset, *, split: str | None = None, max_meanings: 
                 "Expected one prompt per language and meaning; drop one."
             )
         rows[a, i] = row
-        harmful[i] = label
     holes = np.argwhere(rows < 0)
     if len(holes):
         named = ", ".join(f"({languages[a]}, {meanings[i]})" for a, i in holes[:5])
         more = f" and {len(holes) - 5} more" if len(holes) > 5 else ""
+        whole = tuple(map(len, _largest_complete(part)))
+        offer = f"largest_complete(acts) returns the largest complete part ({whole[0]} languages x {whole[1]} meanings)"
         raise DataError(
             f"{len(holes)} of {rows.size} cells (language, meaning) are missing: {named}{more}. Expected each meaning in each language; "
-            "capture grid.complete() instead."
+            f"{f'{offer}, or ' if min(whole) > 1 else ''}capture grid.complete() instead."
         )
+    harmful = labels["harmful"].to_numpy()[rows]
+    if (harmful != harmful[0]).any():
+        i = int((harmful != harmful[0]).any(axis=0).argmax())
+        raise DataError(f"Meaning {meanings[i]!r} is harmful in one language and harmless in another. Expected one label per meaning; correct it.")
+    harmful = harmful[0]
     if max_meanings is not None and len(meanings) > max_meanings:
         drawn = np.sort((rng or np.random.default_rng(0)).choice(len(meanings), size=max_meanings, replace=False))
         rows, meanings, harmful = rows[:, drawn], [meanings[i] for i in drawn], harmful[drawn]
     tiers = tiers_of(labels)
     return Cells(rows, languages, meanings, harmful, {language: tiers[language] for language in languages})
+
+
+def _largest_complete(labels: pd.DataFrame) -> tuple[list[str], list[str]]:
+    languages, meanings = list(dict.fromkeys(labels["language"])), list(dict.fromkeys(labels["meaning_id"]))
+    present = pd.crosstab(labels["meaning_id"], labels["language"]).loc[meanings, languages] > 0
+    return largest_complete_part(present, labels.drop_duplicates("meaning_id").set_index("meaning_id")["harmful"])
+
+
+def largest_complete(acts: xr.Dataset, split: str | None = None) -> xr.Dataset:
+    """Return the prompts of the largest complete language x meaning grid; nothing is filled in.
+
+    The rule is that of ``PromptGrid.complete``: the meanings present in every language, and where that would lose most of
+    the prompts, without the languages that are not parallel to the others.
+
+    Parameters
+    ----------
+    acts : Dataset
+        What ``capture`` returns; stays lazy.
+    split : str, optional
+        Only the meanings of this split.
+
+    Returns
+    -------
+    Dataset
+        Its rows in their order; ``attrs["complete"]`` names the languages dropped and counts the meanings dropped.
+
+    Raises
+    ------
+    DataError
+        If no two languages share two meanings.
+    """
+    labels = labels_of(acts)
+    kept = rows_of(labels, split=split)
+    part = labels.iloc[kept]
+    languages, meanings = _largest_complete(part)
+    if len(languages) < 2 or len(meanings) < 2:
+        raise DataError(
+            f"The largest complete part of {len(part)} prompts has {len(languages)} language(s) and {len(meanings)} meaning(s). Expected at "
+            "least two of each; capture languages that are translations of each other."
+        )
+    inside = (part["language"].isin(languages) & part["meaning_id"].isin(meanings)).to_numpy()
+    dropped = {
+        "languages_dropped": [tag for tag in dict.fromkeys(part["language"]) if tag not in languages],
+        "meanings_dropped": part["meaning_id"].nunique() - len(meanings),
+    }
+    return acts.isel(prompt=kept[inside]).assign_attrs(complete=dropped)
 
 
 def positions_of(acts: xr.Dataset, positions: Sequence[str] | None = None) -> list[str]:
@@ -157,9 +211,20 @@ def positions_of(acts: xr.Dataset, positions: Sequence[str] | None = None) -> li
 
 
 def each_layer(
-    acts: xr.Dataset, rows: Int[np.ndarray, " ..."], *, positions: Sequence[str] | None = None, layers: Sequence[int] | None = None
+    acts: xr.Dataset,
+    rows: Int[np.ndarray, " ..."],
+    *,
+    positions: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    dtype: type | None = np.float64,
 ) -> Iterator[tuple[int, str, Float[np.ndarray, "... hidden"]]]:
-    """Read the states of some rows as float64, one layer after another.
+    """Read the states of some rows, one layer after another.
+
+    Parameters
+    ----------
+    dtype : type or None
+        Precision of what is yielded; None for the stored one, then without a copy where the rows lie in order (do not write
+        to it).
 
     Yields
     ------
@@ -173,26 +238,40 @@ def each_layer(
     wanted = positions_of(acts, positions)
     known = [int(k) for k in acts["layer"].values]
     at = [[str(p) for p in acts["position"].values].index(p) for p in wanted]
+    residual = acts["residual"].transpose("prompt", "layer", "position", "hidden")
+    flat = np.asarray(rows).ravel()
     for layer in known if layers is None else layers:
         if layer not in known:
             raise DataError(f"Layer {layer} was not captured; present: {known}.")
-        block = acts["residual"].transpose("prompt", "layer", "position", "hidden").isel(layer=known.index(layer)).values
-        for position, index in zip(wanted, at, strict=True):
-            states = block[:, index][rows].astype(np.float64)
-            bad = ~np.isfinite(states).all(axis=-1)
-            if bad.any():
-                first = acts["prompt"].values[np.asarray(rows)[bad].flat[0]]
+        here = residual.isel(layer=known.index(layer))
+        block = here.values if len(wanted) == acts.sizes["position"] else here.isel(position=at).values
+        for place, position in enumerate(wanted):
+            states = _in_order(block[:, at[place] if block.shape[1] == acts.sizes["position"] else place], flat)
+            finite = finite_rows(states)
+            if not finite.all():
+                first = acts["prompt"].values[flat[~finite][0]]
                 raise DataError(
-                    f"{int(bad.sum())} states at layer {layer}, position {position} are not finite (first: prompt {first}). "
+                    f"{int((~finite).sum())} states at layer {layer}, position {position} are not finite (first: prompt {first}). "
                     "Expected finite numbers; capture again in float32, or leave these prompts out."
                 )
-            yield layer, position, states
+            if dtype is not None:
+                states = widened(states, dtype)
+            yield layer, position, states.reshape(*np.shape(rows), -1)
+
+
+def _in_order(states: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return some rows; a view where they follow each other."""
+    together = len(rows) > 0 and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows)))
+    return states[rows[0] : rows[0] + len(rows)] if together else states[rows]
 
 
 def all_one_state(states: Float[np.ndarray, "... hidden"]) -> bool:
     """Say whether every row is the same state up to rounding, as at layer 0 of a template token."""
     flat = states.reshape(-1, states.shape[-1])
-    return bool(np.abs(flat - flat[0]).max() <= 1e-6 * max(float(np.abs(flat[0]).max()), 1e-30))
+    first = flat[0].astype(np.float64)
+    near = 1e-6 * max(float(np.abs(first).max()), 1e-30)
+    some = flat[:: max(1, len(flat) // 8)]  # a few rows settle it nearly always
+    return all(bool(np.abs(part - first).max() <= near) for part in (some, flat))
 
 
 def provenance_of(acts: xr.Dataset | xr.DataArray, **options: Any) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def widen(states: Float[np.ndarray, "*shape"], out: Float[np.ndarray, "*shape"])
 
 def widened(states: Float[np.ndarray, "row hidden"], dtype: type = np.float32) -> Float[np.ndarray, "row hidden"]:
     """Return a copy of finite states in another precision, a few rows at a time."""
-    out = np.empty(states.shape, dtype=dtype)
+    out: np.ndarray = np.empty(states.shape, dtype=dtype)
     for start in range(0, len(states), _ROWS):
         widen(states[start : start + _ROWS], out[start : start + _ROWS])
     return out

@@ -21,14 +21,14 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Float
 
-from workbench.errors import DataError, did_you_mean
-from workbench.geometry.cells import all_one_state, complete_cells, each_layer, provenance_of
+from workbench.geometry.cells import complete_cells, each_layer, provenance_of
+from workbench.geometry.sums import GridSums
+from workbench.geometry.tiles import SCALINGS, one_state, require_scalings
 from workbench.results import Result
 from workbench.statistics import jackknife_influence, jackknife_interval
 
 FACTORS = ("language", "meaning", "interaction")
-SCALINGS = ("raw", "unit", "standardised")
-FEW_STATES = 8
+_COLUMNS = ("share", "low", "high", "component", "null_share", "leave_out_low", "leave_out_high")
 
 
 @dataclass(frozen=True)
@@ -68,86 +68,8 @@ def null_shares(n_languages: int, n_meanings: int) -> dict[str, float]:
     return {"language": language, "meaning": meaning, "interaction": 1 - language - meaning}
 
 
-def scale_states(states: Float[np.ndarray, "language meaning hidden"], scaling: str) -> Float[np.ndarray, "language meaning hidden"]:
-    """Apply one of the scalings: raw, unit (each row of norm 1) or standardised (each dimension of variance 1).
-
-    Raises
-    ------
-    DataError
-        Unknown scaling, a row of norm zero (unit), or a dimension without variance (standardised; left out instead where
-        there are fewer than 8 distinct states).
-    """
-    if scaling == "raw":
-        return states
-    if scaling == "unit":
-        norms = np.linalg.norm(states, axis=-1, keepdims=True)
-        if (norms == 0).any():
-            raise DataError(
-                f"{int((norms == 0).sum())} states are all zero and have no direction. Expected non-zero states; "
-                "use scaling 'raw' or check the capture."
-            )
-        return states / norms
-    if scaling == "standardised":
-        flat = states.reshape(-1, states.shape[-1])
-        spread = flat.std(axis=0)
-        constant = np.flatnonzero(spread <= 1e-9 * np.maximum(np.abs(flat).max(axis=0), 1e-30))
-        # with two or three distinct tokens, 16-bit embeddings agree in some dimension by chance: that is no broken capture
-        if len(constant) and len(np.unique(flat, axis=0)) < FEW_STATES:
-            return np.delete((flat - flat.mean(axis=0)) / np.where(spread > 0, spread, 1.0), constant, axis=1).reshape(*states.shape[:-1], -1)
-        if len(constant):
-            raise DataError(
-                f"{len(constant)} of {len(spread)} features are constant over all prompts (first: {constant[:5].tolist()}) "
-                "and cannot be standardised. "
-                "Expected variance in each; pass scalings=('raw', 'unit')."
-            )
-        return (states - flat.mean(axis=0)) / spread
-    raise DataError(f"Unknown scaling {scaling!r}; expected one of {list(SCALINGS)}.{did_you_mean(scaling, SCALINGS)}")
-
-
-def sums_of_squares(states: Float[np.ndarray, "language meaning hidden"]) -> Float[np.ndarray, " factor"]:
-    """Return SS of language, meaning and interaction; they sum to the total about the grand mean."""
-    n_languages, n_meanings, _ = states.shape
-    centred = states - states.mean(axis=(0, 1))
-    by_language, by_meaning = centred.mean(axis=1), centred.mean(axis=0)
-    rest = centred - by_language[:, None] - by_meaning[None]
-    return np.array([n_meanings * (by_language**2).sum(), n_languages * (by_meaning**2).sum(), (rest**2).sum()])
-
-
-def shares_without_each_meaning(states: Float[np.ndarray, "language meaning hidden"]) -> Float[np.ndarray, "meaning factor"]:
-    """Return the shares with each meaning left out in turn, from dot products with the sums (no meaning x meaning table)."""
-    n_languages, n, _ = states.shape
-    states = states - states.mean(axis=(0, 1))
-    by_meaning = states.mean(axis=0)
-    rest = states - by_meaning
-    own = np.einsum("id,id->i", by_meaning, by_meaning)
-    own_squares = np.einsum("aid,aid->i", rest, rest, optimize=True)
-    total_meaning, total_rest = by_meaning.sum(axis=0), rest.sum(axis=1)
-    # |sum without i|^2 = |sum|^2 - 2 <sum, i> + |i|^2
-    left_meaning = total_meaning @ total_meaning - 2 * by_meaning @ total_meaning + own
-    left_rest = (total_rest**2).sum() - 2 * np.einsum("aid,ad->i", rest, total_rest, optimize=True) + own_squares
-
-    language = left_rest / (n - 1)
-    meaning = n_languages * (own.sum() - own - left_meaning / (n - 1))
-    return _shares(np.stack([language, meaning, own_squares.sum() - own_squares - language], axis=1))
-
-
-def shares_without_each_language(states: Float[np.ndarray, "language meaning hidden"]) -> Float[np.ndarray, "language factor"]:
-    """Return the shares with each language left out in turn, in the same way."""
-    n_languages, n, _ = states.shape
-    states = states - states.mean(axis=(0, 1))
-    by_language, by_meaning = states.sum(axis=1), states.sum(axis=0)
-    squares = np.einsum("aid,aid->ai", states, states, optimize=True)
-    across = np.einsum("aid,id->ai", states, by_meaning, optimize=True)
-    left_meaning = ((by_meaning**2).sum(axis=1) - 2 * across + squares).sum(axis=1) / (n_languages - 1)
-    sums = (by_language**2).sum(axis=1)
-    grand = ((by_language.sum(axis=0) - by_language) ** 2).sum(axis=1) / ((n_languages - 1) * n)
-    language = (sums.sum() - sums) / n - grand
-    meaning = left_meaning - grand
-    total = squares.sum() - squares.sum(axis=1) - grand
-    return _shares(np.stack([language, meaning, total - language - meaning], axis=1))
-
-
-def _shares(squares: Float[np.ndarray, "case factor"]) -> Float[np.ndarray, "case factor"]:
+def shares_of(squares: Float[np.ndarray, "case factor"]) -> Float[np.ndarray, "case factor"]:
+    """Return the sums of squares of each row as shares of their total; NaN where there is no variance."""
     squares = np.maximum(squares, 0.0)
     total = squares.sum(axis=1, keepdims=True)
     return squares / np.where(total > 0, total, np.nan)
@@ -161,28 +83,19 @@ def components(squares: Float[np.ndarray, " factor"], n_languages: int, n_meanin
     return free / free.sum()
 
 
-def _rows(states: np.ndarray) -> list[dict[str, float | str]]:
+def _columns(states: np.ndarray, scaling: str) -> dict[str, np.ndarray]:
+    """Return the columns of one layer, one value per factor."""
     n_languages, n_meanings, _ = states.shape
-    squares = sums_of_squares(states)
-    share = squares / squares.sum()
-    low, high = jackknife_interval(share, jackknife_influence(share, shares_without_each_meaning(states)))
-    free, null = components(squares, n_languages, n_meanings), null_shares(n_languages, n_meanings)
-    left = np.full((1, 3), np.nan)
-    if n_languages > 2:
-        left = shares_without_each_language(states)
-    return [
-        {
-            "factor": factor,
-            "share": share[f],
-            "low": max(low[f], 0.0) if np.isfinite(low[f]) else np.nan,
-            "high": min(high[f], 1.0) if np.isfinite(high[f]) else np.nan,
-            "component": free[f],
-            "null_share": null[factor],
-            "leave_out_low": left[:, f].min(),
-            "leave_out_high": left[:, f].max(),
-        }
-        for f, factor in enumerate(FACTORS)
-    ]
+    null = np.array(list(null_shares(n_languages, n_meanings).values()))
+    if one_state(states, scaling):
+        return {**dict.fromkeys(_COLUMNS, np.full(3, np.nan)), "null_share": null}
+    sums = GridSums.of(states, scaling)
+    squares = sums.squares()
+    share = shares_of(squares[None])[0]
+    low, high = jackknife_interval(share, jackknife_influence(share, shares_of(sums.squares_without_each_meaning())))
+    left = shares_of(sums.squares_without_each_language()) if n_languages > 2 else np.full((1, 3), np.nan)
+    free = components(squares, n_languages, n_meanings)
+    return dict(zip(_COLUMNS, (share, np.maximum(low, 0), np.minimum(high, 1), free, null, left.min(axis=0), left.max(axis=0)), strict=True))
 
 
 def variance_shares(
@@ -212,36 +125,16 @@ def variance_shares(
         Missing cells (named), fewer than two languages or meanings, states that are not finite, constant features
         under "standardised".
     """
-    for scaling in scalings:
-        if scaling not in SCALINGS:
-            raise DataError(f"Unknown scaling {scaling!r}; expected one of {list(SCALINGS)}.{did_you_mean(scaling, SCALINGS)}")
+    require_scalings(scalings)
     cells = complete_cells(acts, split=split)
-    n_languages, n_meanings = cells.rows.shape
-    null = null_shares(n_languages, n_meanings)
-    undefined = [
-        {
-            "factor": f,
-            "share": np.nan,
-            "low": np.nan,
-            "high": np.nan,
-            "component": np.nan,
-            "null_share": null[f],
-            "leave_out_low": np.nan,
-            "leave_out_high": np.nan,
-        }
-        for f in FACTORS
-    ]
     rows = []
-    for layer, position, states in each_layer(acts, cells.rows, positions=positions):
-        defined = not all_one_state(states)
+    for layer, position, states in each_layer(acts, cells.rows, positions=positions, dtype=None):
         for scaling in scalings:
-            scaled = scale_states(states, scaling) if defined else states
-            # rows that differ in length only are one state at unit norm
-            found = undefined if all_one_state(scaled) else _rows(scaled)
-            rows += [
-                {"position": position, "scaling": scaling, "layer": layer, **row, "n": n_meanings, "defined": found is not undefined} for row in found
-            ]
+            columns = _columns(states, scaling)
+            where = {"position": position, "scaling": scaling, "layer": layer}
+            ends = {"n": len(cells.meanings), "defined": bool(np.isfinite(columns["share"]).all())}
+            rows += [{**where, "factor": factor, **{c: v[f] for c, v in columns.items()}, **ends} for f, factor in enumerate(FACTORS)]
     table = pd.DataFrame(rows).sort_values(["position", "scaling", "layer"], kind="stable", ignore_index=True)
     return VarianceShares(
-        table, provenance_of(acts, split=split, languages=cells.languages, n_meanings=n_meanings, interval="jackknife over meanings, 95 %")
+        table, provenance_of(acts, split=split, languages=cells.languages, n_meanings=len(cells.meanings), interval="jackknife over meanings, 95 %")
     )
