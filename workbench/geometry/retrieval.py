@@ -3,31 +3,40 @@
 P@1: a prompt's nearest neighbour (cosine) among all prompts of another language is its translation; both directions,
 averaged, and over the reference languages. Each language's mean is subtracted first: it is the same for all meanings of
 a language, so it carries none, and without this a constant language shift hides meaning. Unlike a silhouette, retrieval
-gains nothing on noise by that (each language is centred on its own). The uncentred value stands beside it.
+gains nothing on noise by that (each language is centred on its own). The uncentred value stands beside it, and ``shift``,
+centred minus uncentred, is what the constant shift between languages costs.
 
-Chance is 1/n. The null permutes which prompts are translations and takes the maximum over layers.
+Chance is 1/n. The null permutes which prompts are translations (one permutation for both directions, all references and
+all layers) and takes the maximum over layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from workbench.errors import DataError, did_you_mean
 from workbench.geometry.cells import complete_cells, each_layer, labels_of, provenance_of
 from workbench.results import Result
-from workbench.statistics import jackknife_influence, max_quantile, wilson
+from workbench.statistics import Difference, Interval, jackknife_influence, max_quantile, wilson
+
+TIE = 1e-9  # cosines closer than this are equal: copies of one state differ by rounding
 
 
 @dataclass(frozen=True)
 class Retrieval(Result):
-    """Translation retrieval: position, layer, language, tier, value, low, high, n, chance, null_95, control, chosen."""
+    """Translation retrieval: position, layer, language, tier, value, low, high, n, chance, null_95, control, chosen, ...
+
+    ``value_uncentred``, ``uncentred_low``, ``uncentred_high``: the same without subtracting language means; ``shift``,
+    ``shift_low``, ``shift_high``: centred minus uncentred.
+    """
 
     required: ClassVar[tuple[str, ...]] = ("position", "layer", "language", "tier", "value", "low", "high", "n", "chance", "null_95", "control")
 
@@ -40,8 +49,13 @@ def unit_states(states: Float[np.ndarray, "language meaning hidden"], *, centre:
     """Return states at norm 1, each language's mean subtracted first if asked; a state of norm zero stays zero."""
     if centre:
         states = states - states.mean(axis=1, keepdims=True)
-    norms = np.linalg.norm(states, axis=-1, keepdims=True)
+    norms = norms_of(states)[..., None]
     return np.divide(states, norms, out=np.zeros_like(states), where=norms > 1e-12)
+
+
+def norms_of(states: Float[np.ndarray, "... hidden"]) -> Float[np.ndarray, " ..."]:
+    """Return the length of each state, without the copies that ``np.linalg.norm`` makes of wide ones."""
+    return np.sqrt(np.einsum("...h,...h->...", states, states))
 
 
 def precision_at_1(similar: Float[np.ndarray, "meaning meaning"]) -> tuple[Float[np.ndarray, "meaning meaning"], Float[np.ndarray, " meaning"]]:
@@ -60,7 +74,7 @@ def precision_at_1(similar: Float[np.ndarray, "meaning meaning"]) -> tuple[Float
         Queries that would become right if this meaning were no candidate (for the jackknife).
     """
     best = similar.max(axis=1, keepdims=True)
-    nearest = similar >= best - 1e-9
+    nearest = similar >= best - TIE
     credit = nearest / nearest.sum(axis=1, keepdims=True)
     winner = similar.argmax(axis=1)
     at = np.arange(len(similar))
@@ -71,39 +85,78 @@ def precision_at_1(similar: Float[np.ndarray, "meaning meaning"]) -> tuple[Float
     return credit, gain
 
 
-def _one_language(units: np.ndarray, a: int, references: list[int], shuffles: np.ndarray) -> tuple[float, float, float, np.ndarray]:
-    """Return value, low, high and the null draws of one language against the references, both ways."""
-    n = units.shape[1]
+class Found(NamedTuple):
+    """How often translations are found: the value, the value without each meaning, and one value per permutation."""
+
+    value: float
+    without: Float[np.ndarray, " meaning"]
+    null: Float[np.ndarray, " draw"]
+
+
+def translations_found(similar: Float[np.ndarray, "meaning meaning"], shuffles: Int[np.ndarray, "draw meaning"]) -> Found:
+    """Return P@1 from one language (rows) to another (columns) and back, averaged.
+
+    Parameters
+    ----------
+    similar : array (meaning, meaning)
+        Cosines of the same meanings in two languages.
+    shuffles : int array (draw, meaning)
+        Each takes the meaning in the columns that stands in for the translation.
+    """
+    n = len(similar)
     at = np.arange(n)
-    hits, gains, null, pairs = np.zeros(n), np.zeros(n), np.zeros(len(shuffles)), 0
-    for r in references:
-        if r == a:
-            continue
-        similar = units[a] @ units[r].T
-        for queries in (similar, similar.T):
-            credit, gain = precision_at_1(queries)
-            hits, gains, pairs = hits + np.diag(credit), gains + gain, pairs + 1
-            null += credit[at, shuffles].mean(axis=1)
-    if not pairs:
-        return np.nan, np.nan, np.nan, np.full(len(shuffles), np.nan)
-    hits, gains = hits / pairs, gains / pairs
-    value = float(hits.mean())
+    there, gain_there = precision_at_1(similar)
+    back, gain_back = precision_at_1(similar.T)
+    hits, gains = (np.diag(there) + np.diag(back)) / 2, (gain_there + gain_back) / 2
     without = (hits.sum() - hits + gains) / (n - 1)
-    low, high = _interval(value, without, n)
-    return value, low, high, null / pairs
+    null = (there[at, shuffles].mean(axis=1) + back[shuffles, at].mean(axis=1)) / 2
+    return Found(float(hits.mean()), without, null)
 
 
-def _interval(value: float, without: Float[np.ndarray, " meaning"], n: int) -> tuple[float, float]:
-    """Wilson's interval for as many independent trials as the jackknife variance is worth.
+def _against(units: np.ndarray, a: int, references: list[int], shuffles: np.ndarray) -> Found:
+    """Average one language over the references other than itself (NaN without any)."""
+    found = [translations_found(units[a] @ units[r].T, shuffles) for r in references if r != a]
+    if not found:
+        return Found(float("nan"), np.full(units.shape[1], np.nan), np.full(len(shuffles), np.nan))
+    return Found(float(np.mean([f.value for f in found])), np.mean([f.without for f in found], axis=0), np.mean([f.null for f in found], axis=0))
+
+
+def proportion_interval(value: float, without: Float[np.ndarray, " meaning"]) -> Interval:
+    """Return Wilson's interval of a share for as many independent trials as its jackknife variance is worth.
 
     Hits of one meaning are averaged over directions and references, so n meanings are worth more than n trials. Where
     the jackknife sees no variance (all right, or all wrong) they count as n.
+
+    Parameters
+    ----------
+    value : float
+        A mean over meanings of numbers between 0 and 1; NaN gives NaN.
+    without : array (meaning,)
+        The same without each meaning.
     """
+    if not np.isfinite(value):
+        return Interval(float("nan"), float("nan"))
+    n = len(without)
     influence = jackknife_influence(np.asarray(value), without)
     variance = float((influence**2).sum()) / (n * (n - 1))
     trials = float(np.clip(value * (1 - value) / variance, n / 2, 4 * n)) if variance > 0 and 0 < value < 1 else float(n)
-    low, high = wilson(value * trials, trials)
-    return low, high
+    return wilson(min(value, 1.0) * trials, trials)
+
+
+def shift_of(centred: Found, uncentred: Found) -> Difference:
+    """Return centred minus uncentred P@1 with its interval: what the constant shift between languages costs.
+
+    Each bound joins the distances of both shares to their own Wilson bounds (MOVER, as in Newcombe's paired interval),
+    with the correlation of their jackknife influences; so it keeps a width where all meanings are found both ways.
+    """
+    (low1, high1), (low2, high2) = (proportion_interval(f.value, f.without) for f in (centred, uncentred))
+    one, two = (jackknife_influence(np.asarray(f.value), f.without) for f in (centred, uncentred))
+    norm = float(np.sqrt((one**2).sum() * (two**2).sum()))
+    rho = float((one * two).sum()) / norm if norm > 0 else 0.0
+    down, up = (centred.value - low1, high2 - uncentred.value), (high1 - centred.value, uncentred.value - low2)
+    half = [float(np.sqrt(max(x * x + y * y - 2 * rho * x * y, 0.0))) for x, y in (down, up)]
+    value = centred.value - uncentred.value
+    return Difference(value, value - half[0], value + half[1])
 
 
 def retrieval(
@@ -133,13 +186,14 @@ def retrieval(
         Meanings scored, and meanings on which the layer (mean over languages, earliest of equals) is chosen; None for
         ``split`` uses all meanings and chooses no layer.
     centre : bool
-        Subtract each language's mean first (``value_uncentred`` has the other way).
+        Subtract each language's mean first (``value_uncentred`` is without that in either case).
 
     Returns
     -------
     Retrieval
         ``low``, ``high``: Wilson's interval with the jackknife variance over meanings; ``null_95``: 95 % quantile of the
-        maximum over layers with permuted translations; ``chosen``: the layer chosen on ``select``.
+        maximum over layers with permuted translations; ``chosen``: the layer chosen on ``select``; ``shift``: centred
+        minus uncentred, paired over meanings.
 
     References
     ----------
@@ -152,6 +206,7 @@ def retrieval(
             raise DataError(f"Reference language {language!r} is not in these activations; present: {known}.{did_you_mean(language, known)}")
     if not reference:
         raise DataError("No reference language given. Expected at least one language known to be understood; pass reference=['en'].")
+    same_draw = deepcopy(rng)  # the control is asked about the same meanings
     measured = _measure(acts, reference, split, centre, permutations, max_meanings, positions, rng)
     table = measured.table
     chosen: dict[str, int] = {}
@@ -163,7 +218,7 @@ def retrieval(
     table["chosen"] = [chosen.get(p) == k for p, k in zip(table["position"], table["layer"], strict=True)]
     table["control"] = np.nan
     if control is not None:
-        other = _measure(control, reference, split, centre, 0, max_meanings, positions, np.random.default_rng(0)).table
+        other = _measure(control, reference, split, centre, 0, max_meanings, positions, same_draw).table
         key = ["position", "layer", "language"]
         table["control"] = table[key].merge(other[[*key, "value"]], on=key, how="left")["value"].to_numpy()
     return replace(measured, table=table, provenance={**measured.provenance, "select": select, "chosen": chosen, "has_control": control is not None})
@@ -187,24 +242,33 @@ def _measure(
     rows: list[dict[str, object]] = []
     highest: dict[tuple[str, str], np.ndarray] = {}
     for layer, position, states in each_layer(acts, cells.rows, positions=positions):
-        units, others = unit_states(states, centre=centre), unit_states(states, centre=not centre)
+        units, bare = unit_states(states), unit_states(states, centre=False)
         for a, language in enumerate(cells.languages):
-            value, low, high, null = _one_language(units, a, references, shuffles)
-            other = _one_language(others, a, references, none)[0]
+            centred = _against(units, a, references, shuffles if centre else none)
+            uncentred = _against(bare, a, references, none if centre else shuffles)
+            found = centred if centre else uncentred
             key = position, language
-            highest[key] = np.maximum(highest.get(key, -np.inf), null)
+            highest[key] = np.maximum(highest.get(key, -np.inf), found.null)
+            low, high = proportion_interval(found.value, found.without)
+            bare_low, bare_high = proportion_interval(uncentred.value, uncentred.without)
+            shift = shift_of(centred, uncentred)
             rows.append(
                 {
                     "position": position,
                     "layer": layer,
                     "language": language,
                     "tier": cells.tiers[language],
-                    "value": value,
+                    "value": found.value,
                     "low": low,
                     "high": high,
                     "n": n,
                     "chance": 1 / n,
-                    "value_uncentred": other if centre else value,
+                    "value_uncentred": uncentred.value,
+                    "uncentred_low": bare_low,
+                    "uncentred_high": bare_high,
+                    "shift": shift.difference,
+                    "shift_low": shift.low,
+                    "shift_high": shift.high,
                 }
             )
     table = pd.DataFrame(rows).sort_values(["position", "layer"], kind="stable", ignore_index=True)
