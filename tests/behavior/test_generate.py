@@ -132,11 +132,11 @@ def test_a_second_call_asks_only_what_is_missing_and_gives_the_same_replies(tiny
     asked: list[int] = []
     real = generation.reply_to
 
-    def interrupted(chat, ids, n):
+    def interrupted(chat, ids, n, **options):
         if len(asked) == 2:
             raise KeyboardInterrupt
         asked.append(len(ids))
-        return real(chat, ids, n)
+        return real(chat, ids, n, **options)
 
     monkeypatch.setattr(generation, "reply_to", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -146,7 +146,7 @@ def test_a_second_call_asks_only_what_is_missing_and_gives_the_same_replies(tiny
     with draft.open("ab") as file:
         file.write(b'{"prompt_id": "m3:en", "rep')  # the write that was cut off
     asked.clear()
-    monkeypatch.setattr(generation, "reply_to", lambda chat, ids, n: asked.append(len(ids)) or real(chat, ids, n))
+    monkeypatch.setattr(generation, "reply_to", lambda chat, ids, n, **options: asked.append(len(ids)) or real(chat, ids, n, **options))
     resumed = generate(chat, grid, max_new_tokens=4, token_budget=1, out=out, progress=False)
     pd.testing.assert_frame_equal(resumed, whole)
     assert sum(asked) == 3
@@ -190,11 +190,11 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on(tiny_model, grid, mo
     whole = generate(chat, grid, max_new_tokens=3, progress=False)
     real = generation.reply_to
 
-    def small(chat, ids, n):
+    def small(chat, ids, n, **options):
         sizes.append(len(ids))
         if len(ids) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return real(chat, ids, n)
+        return real(chat, ids, n, **options)
 
     monkeypatch.setattr(generation, "reply_to", small)
     pd.testing.assert_frame_equal(generate(chat, grid, max_new_tokens=3, progress=False), whole)
@@ -203,7 +203,7 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on(tiny_model, grid, mo
 
 
 def test_a_prompt_that_does_not_fit_alone_is_named(tiny_model, grid, monkeypatch):
-    def never(chat, ids, n):
+    def never(chat, ids, n, **options):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(generation, "reply_to", never)
@@ -217,7 +217,7 @@ def test_a_prompt_longer_than_the_context_is_named_before_anything_is_asked(tiny
 
 
 def test_another_error_of_the_model_is_not_taken_for_lack_of_memory(tiny_model, grid, monkeypatch):
-    def broken(chat, ids, n):
+    def broken(chat, ids, n, **options):
         raise RuntimeError("shape mismatch")
 
     monkeypatch.setattr(generation, "reply_to", broken)

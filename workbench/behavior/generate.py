@@ -12,11 +12,16 @@ import torch
 from tqdm.auto import tqdm
 
 from workbench.behavior.replies import Reply, ReplyFile
-from workbench.errors import ModelError
+from workbench.behavior.stops import Stops, stop_tokens
+from workbench.errors import ModelCheckError, ModelError
 from workbench.models.chat import ChatModel, Tokens
+from workbench.models.hooks import edits_of, record
+from workbench.models.passes import Batch, announced
 from workbench.prompts.grid import PromptGrid
 
 logger = logging.getLogger(__name__)
+
+__all__ = ["COLUMNS", "generate", "reply_to", "stop_tokens"]
 
 COLUMNS = ("prompt_id", "reply", "n_new_tokens", "finished")
 
@@ -29,6 +34,7 @@ def generate(
     token_budget: int = 4096,
     out: str | Path | None = None,
     condition: str | None = None,
+    stop: Sequence[str | int] = (),
     progress: bool = True,
 ) -> pd.DataFrame:
     """Generate one greedy reply per prompt.
@@ -36,7 +42,7 @@ def generate(
     Parameters
     ----------
     chat : ChatModel
-        Edits that are active around the call take part; name them in ``condition``, since no fingerprint shows them.
+        Edits that are active around the call take part and are recorded.
     grid : PromptGrid
         What to ask.
     max_new_tokens : int
@@ -48,7 +54,10 @@ def generate(
         only (mode 600), because replies to harmful prompts may be harmful. A second call with the same model, template,
         prompts and options continues it, or reads it back when it is complete.
     condition : str, optional
-        What else distinguishes this run, such as an intervention; recorded and compared.
+        What else distinguishes this run; recorded and compared. Active edits are added to it by themselves, so replies
+        made under an edit are never taken for replies without.
+    stop : sequence of str or int
+        Texts or tokens that end a reply, besides the model's own end tokens; they are not part of it.
     progress : bool
         Show a bar with prompts per second and the time left.
 
@@ -56,7 +65,7 @@ def generate(
     -------
     DataFrame
         One row per prompt in the grid's order: prompt_id, reply (without special tokens), n_new_tokens (without the
-        end-of-sequence token), finished (whether the model ended the reply itself).
+        end-of-sequence token or what begins a stop text), finished (whether the reply ended before ``max_new_tokens``).
 
     Raises
     ------
@@ -64,11 +73,14 @@ def generate(
         If ``out`` belongs to another model, template, grid, length or condition; the difference is named.
     ModelError
         If a prompt and its reply exceed the model's context, or one prompt alone does not fit into memory.
+    ModelCheckError
+        If logits are NaN or infinite, naming prompts, layer and the active edits: their strength is too large.
     """
     if max_new_tokens < 1:
         raise ModelError(f"max_new_tokens is {max_new_tokens}; expected at least 1.")
     ids = list(grid.frame["prompt_id"])
-    file = ReplyFile.open(out, _header(chat, grid, max_new_tokens, condition)) if out is not None else None
+    stops = Stops.of(chat, stop)
+    file = ReplyFile.open(out, _header(chat, grid, max_new_tokens, condition, stop)) if out is not None else None
     done: dict[str, Reply] = file.replies() if file else {}
     missing = grid.frame[~grid.frame["prompt_id"].isin(done)]
     tokens = dict(zip(missing["prompt_id"], chat.tokenise(list(missing["text"]), names=list(missing["prompt_id"])), strict=True))
@@ -76,7 +88,7 @@ def generate(
     # longest first: memory runs out at once or never, and the time left is not underestimated
     waiting = sorted(tokens, key=lambda prompt_id: -len(tokens[prompt_id].ids))
     with tqdm(total=len(ids), initial=len(ids) - len(waiting), unit="prompt", desc="generate", disable=not progress) as bar:
-        for batch, replies in _batches(chat, tokens, waiting, max_new_tokens, token_budget):
+        for batch, replies in _batches(chat, tokens, waiting, max_new_tokens, token_budget, stops):
             answered = dict(zip(batch, replies, strict=True))
             if file:
                 file.append(answered)
@@ -87,7 +99,8 @@ def generate(
     return pd.DataFrame([(prompt_id, *done[prompt_id]) for prompt_id in ids], columns=list(COLUMNS))
 
 
-def _header(chat: ChatModel, grid: PromptGrid, max_new_tokens: int, condition: str | None) -> dict[str, Any]:
+def _header(chat: ChatModel, grid: PromptGrid, max_new_tokens: int, condition: str | None, stop: Sequence[str | int]) -> dict[str, Any]:
+    under = [*([condition] if condition is not None else []), *edits_of(chat)]
     return {
         "model": chat.fingerprint,
         "template": chat.template.hash,
@@ -95,7 +108,8 @@ def _header(chat: ChatModel, grid: PromptGrid, max_new_tokens: int, condition: s
         "dtype": str(chat.dtype).removeprefix("torch."),
         "grid": grid.hash,
         "max_new_tokens": max_new_tokens,
-        "condition": condition,
+        "condition": "; ".join(under) or None,
+        "stop": sorted(map(str, [stop] if isinstance(stop, str) else stop)) or None,
     }
 
 
@@ -110,7 +124,7 @@ def _require_context(chat: ChatModel, tokens: dict[str, Tokens], max_new_tokens:
 
 
 def _batches(
-    chat: ChatModel, tokens: dict[str, Tokens], waiting: list[str], max_new_tokens: int, budget: int
+    chat: ChatModel, tokens: dict[str, Tokens], waiting: list[str], max_new_tokens: int, budget: int, stops: Stops
 ) -> Iterator[tuple[list[str], list[Reply]]]:
     """Yield (prompt ids, replies); a batch that does not fit into memory is tried again with half the budget."""
     start = 0
@@ -118,7 +132,7 @@ def _batches(
         width = len(tokens[waiting[start]].ids) + max_new_tokens
         batch = waiting[start : start + max(1, budget // width)]
         try:
-            replies = reply_to(chat, [tokens[prompt_id].ids for prompt_id in batch], max_new_tokens)
+            replies = reply_to(chat, [tokens[prompt_id] for prompt_id in batch], max_new_tokens, prompt_ids=batch, stops=stops)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
@@ -143,39 +157,92 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower()
 
 
-def stop_tokens(chat: ChatModel) -> list[int]:
-    """Return every token that ends a reply: those of the model's generation config (there may be several) and the tokenizer's."""
-    declared = getattr(getattr(chat.model, "generation_config", None), "eos_token_id", None)
-    listed = [] if declared is None else list(declared) if isinstance(declared, Sequence | torch.Tensor) else [declared]
-    if chat.tokenizer.eos_token_id is not None:
-        listed.append(chat.tokenizer.eos_token_id)
-    return sorted({int(token) for token in listed})
-
-
-def reply_to(chat: ChatModel, ids: Sequence[Sequence[int]], max_new_tokens: int) -> list[Reply]:
+def reply_to(
+    chat: ChatModel,
+    rows: Sequence[Tokens | Sequence[int]],
+    max_new_tokens: int,
+    *,
+    prompt_ids: Sequence[str] | None = None,
+    stops: Stops | None = None,
+) -> list[Reply]:
     """Continue rendered prompts greedily, left-padded under an attention mask, with a KV cache.
 
     Parameters
     ----------
-    ids : sequence of sequences of int
-        Token ids of the rendered prompts.
+    rows : sequence of Tokens, or of token ids
+        The rendered prompts. Edits with scope "instruction" need Tokens.
+    prompt_ids : sequence of str, optional
+        Their names, for messages and for edits that act on some prompts only.
+    stops : Stops, optional
+        What ends a reply; by default the model's own end tokens.
 
     Returns
     -------
     list of Reply
         In the given order.
+
+    Raises
+    ------
+    ModelCheckError
+        If logits are NaN or infinite after the prompt or the first generated token.
     """
+    from transformers import LogitsProcessorList
+
+    stops = Stops.of(chat) if stops is None else stops
+    batch = Batch.of(rows, side="left", prompt_ids=prompt_ids)
+    ids = [row.ids if isinstance(row, Tokens) else row for row in rows]
     padded, mask = chat.pad(ids, side="left")
-    stops = stop_tokens(chat)
-    with torch.inference_mode():
-        grown = chat.model.generate(input_ids=padded, attention_mask=mask, generation_config=_greedy(chat, max_new_tokens, stops))
-    replies = []
-    for row in grown[:, padded.shape[1] :].tolist():
-        end = next((i for i, token in enumerate(row) if token in stops), None)
-        new = row if end is None else row[:end]
-        text = chat.tokenizer.decode(new, skip_special_tokens=True).strip()
-        replies.append(Reply(text, len(new), end is not None))
-    return replies
+    with torch.inference_mode(), announced(batch):
+        try:
+            grown = chat.model.generate(
+                input_ids=padded,
+                attention_mask=mask,
+                generation_config=_greedy(chat, max_new_tokens, list(stops.tokens)),
+                logits_processor=LogitsProcessorList([_FirstLogitsFinite()]),
+                stopping_criteria=stops.criteria(padded.shape[1]),
+            )
+        except _NotFinite as error:
+            raise _not_finite(chat, padded, mask, error.args[0], list(prompt_ids or map(str, range(len(ids))))) from None
+    return [Reply(*stops.cut(row)) for row in grown[:, padded.shape[1] :].tolist()]
+
+
+class _NotFinite(Exception):
+    """Carries the rows whose logits are NaN or infinite."""
+
+
+class _FirstLogitsFinite:
+    """Looks at the logits after the prompt and after the first generated token, where edits of either kind show; then no more."""
+
+    def __init__(self) -> None:
+        self.looks = 2
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self.looks:
+            self.looks -= 1
+            finite = torch.isfinite(scores).all(dim=-1)
+            if not bool(finite.all()):
+                raise _NotFinite((~finite).nonzero().flatten().tolist())
+        return scores
+
+
+def _not_finite(chat: ChatModel, padded: torch.Tensor, mask: torch.Tensor, wrong: list[int], names: list[str]) -> ModelCheckError:
+    """Say at which layer it starts, and under which edits; the prompts are read once more for it."""
+    with record(chat, range(chat.n_layers + 1), once=False) as states:
+        chat.parts.base(input_ids=padded, attention_mask=mask, use_cache=False)
+    real = mask.bool()
+    layer = next((k for k, state in sorted(states.items()) if not bool(torch.isfinite(state[real.to(state.device)]).all())), None)
+    where = "while generating" if layer is None else f"first at layer {layer}"
+    told = ", ".join(names[row] for row in wrong[:5]) + (" ..." if len(wrong) > 5 else "")
+    edits = edits_of(chat)
+    if edits:
+        return ModelCheckError(
+            f"{chat.name}: under the edits [{'; '.join(edits)}] the logits of prompts {told} are NaN or infinite ({where}). "
+            "Expected finite numbers: lower the strength, or load the model in bfloat16 or float32, which reach further than float16."
+        )
+    return ModelCheckError(
+        f"{chat.name}: the logits of prompts {told} are NaN or infinite ({where}), without any edit. Expected finite numbers: load the model in "
+        "float32, or in bfloat16 instead of float16, or download a damaged checkpoint again."
+    )
 
 
 def _greedy(chat: ChatModel, max_new_tokens: int, stops: list[int]) -> Any:

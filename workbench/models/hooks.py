@@ -220,12 +220,12 @@ def edited(chat: Any, edits: Mapping[int | str, Edit | Sequence[Edit]]) -> Itera
 
 @contextmanager
 def _passes_noted(base: nn.Module, item: _Opened) -> Iterator[None]:
-    def entering(_module: nn.Module, args: tuple, kwargs: dict | None = None) -> None:
-        if kwargs is not None and item in open_items():
+    def entering(module: nn.Module, args: tuple, kwargs: dict | None = None) -> None:
+        if kwargs is not None and module is base and item in open_items():
             begin_pass(args, kwargs)
 
-    def leaving(_module: nn.Module, _args: tuple, _output: Any) -> None:
-        if item in open_items():
+    def leaving(module: nn.Module, _args: tuple, _output: Any) -> None:
+        if module is base and item in open_items():
             end_pass()
 
     with ExitStack() as hooks:
@@ -236,6 +236,10 @@ def _passes_noted(base: nn.Module, item: _Opened) -> Iterator[None]:
 
 def _rewrite(chat: Any, item: _Opened, place: int | str, chain: tuple[Edit, ...]) -> Any:
     """Put one hook in front of the others at a place: whoever records there must see what the next block will see."""
+    if place == 0:
+        target = chat.parts.blocks[0]
+    else:
+        target = chat.parts.writes[place].module if isinstance(place, str) else chat.parts.blocks[place - 1]
     calls: list[tuple[Any, bool]] = [(edit, bool(getattr(edit, "wants_pass", False))) for edit in chain]
 
     def rewritten(residual: Tensor) -> Tensor:
@@ -251,24 +255,24 @@ def _rewrite(chat: Any, item: _Opened, place: int | str, chain: tuple[Edit, ...]
             residual = new.to(residual.dtype)
         return residual
 
-    def entering(_module: nn.Module, args: tuple, kwargs: dict | None = None) -> tuple[tuple, dict] | None:
-        if kwargs is None or item not in open_items():  # another thread's pass; None while a hook is put in or out
+    def entering(module: nn.Module, args: tuple, kwargs: dict | None = None) -> tuple[tuple, dict] | None:
+        # kwargs is None while a hook is put in or out by another thread; a copy of the module carries the hook along
+        if kwargs is None or module is not target or item not in open_items():
             return None
         if args:
             return (rewritten(args[0]), *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": rewritten(kwargs["hidden_states"])}
 
-    def leaving(_module: nn.Module, _args: tuple, output: Any) -> Any:
-        if item not in open_items():
+    def leaving(module: nn.Module, _args: tuple, output: Any) -> Any:
+        if module is not target or item not in open_items():
             return None
         if isinstance(output, tuple):
             return (rewritten(output[0]), *output[1:])
         return rewritten(output)
 
     if place == 0:
-        return chat.parts.blocks[0].register_forward_pre_hook(entering, with_kwargs=True, prepend=True)
-    module = chat.parts.writes[place].module if isinstance(place, str) else chat.parts.blocks[place - 1]
-    return module.register_forward_hook(leaving, prepend=True)
+        return target.register_forward_pre_hook(entering, with_kwargs=True, prepend=True)
+    return target.register_forward_hook(leaving, prepend=True)
 
 
 def placed(chat: Any, edits: Sequence[Any]) -> dict[int | str, tuple[Edit, ...]]:
@@ -310,7 +314,7 @@ def edits_of(chat: Any) -> list[str]:
     list of str
         By layer, and at one layer in the order they act; what acts after every write to the stream is named once.
     """
-    named = []
+    named: list[tuple[int | str, str]] = []
     for item in reversed(open_items()):  # the inner with acts first
         if isinstance(item, _Opened) and item.blocks is chat.parts.blocks:
             named += item.labels

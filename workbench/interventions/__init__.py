@@ -1,0 +1,14 @@
+"""How to push: edits of the residual stream during forward passes and generation, and of weights on a copy.
+
+Examples
+--------
+>>> from workbench.interventions import Add  # doctest: +SKIP
+>>> with chat.edited(Add(direction, 1.0, scale="gap", scope=("last_prompt", "decode"))):  # doctest: +SKIP
+...     replies = generate(chat, grid)
+"""
+
+from workbench.interventions.edits import Ablate, Add, Compose, Patch
+from workbench.interventions.scopes import SCOPES
+from workbench.interventions.weights import orthogonalised
+
+__all__ = ["SCOPES", "Ablate", "Add", "Compose", "Patch", "orthogonalised"]
