@@ -129,7 +129,9 @@ def _pieces(n: int, layers: list[int], per_state: int, budget: int) -> Iterator[
             yield slice(start, start + n_rows), layers[first : first + n_layers]
 
 
-def _read(chat: ChatModel, states: Float[Tensor, "prompt layer position hidden"], layers: list[int]) -> Float[Tensor, "prompt layer position vocab"]:
+def _read(
+    chat: ChatModel, states: Float[Tensor, "prompt all_layers position hidden"], layers: list[int]
+) -> Float[Tensor, "prompt layer position vocab"]:
     """Put states of all layers where TransformerLens looks for them, and let it read some of them."""
     from transformer_lens import ActivationCache
     from transformer_lens.tools.analysis.logit_lens import logit_lens
@@ -182,7 +184,8 @@ def _explained(chat: ChatModel) -> Iterator[None]:
 
 def _require_places(chat: ChatModel, layers: list[int], positions: Sequence[str], token_budget: int, logit_budget: int) -> None:
     require_layers(chat, layers)
-    require_positions(positions)
+    if not isinstance(positions, str):
+        require_positions(positions)
     if isinstance(positions, str) or "mean_inst" in positions or not positions:
         raise ModelError(
             f"positions={positions!r} cannot be read by the lens. Expected a sequence of places where the model predicts a token "
@@ -195,6 +198,8 @@ def _require_places(chat: ChatModel, layers: list[int], positions: Sequence[str]
 
 
 def _tokens(chat: ChatModel, texts: Sequence[Any], positions: Sequence[str], names: Sequence[str] | None) -> tuple[list[Tokens], list[str]]:
+    if isinstance(texts, str):
+        raise PromptError("Got one text; expected a sequence of texts. Put it in a list: [text].")
     names = [str(i) for i in range(len(texts))] if names is None else list(names)
     given = [isinstance(text, Tokens) for text in texts]
     tokens = list(texts) if texts and all(given) else chat.tokenise(texts, names=names)
