@@ -21,8 +21,9 @@ from workbench.activations import manifest as manifest_module
 from workbench.activations.capture import capture
 from workbench.activations.manifest import one_writer
 from workbench.activations.store import Store, open_store, verify_store
-from workbench.errors import StoreError, StoreMismatchError
+from workbench.errors import PromptError, StoreError, StoreMismatchError
 from workbench.models import load_model
+from workbench.prompts import PromptGrid
 
 OPTIONS = {"shard_size": 4, "progress": False}
 
@@ -237,3 +238,46 @@ def test_a_second_writer_is_refused(path, chat, grid):
     with one_writer(path), pytest.raises(StoreError, match="Another process is writing"):
         capture(chat, grid, store=path, **OPTIONS)
     assert multiprocessing.active_children() == []
+
+
+# ------------------------------------------------------------------------------------------------ pairs, and sets without labels
+
+
+def paired(grid):
+    """Make twins of meanings 0 and 1, 2 and 3, ..."""
+    return PromptGrid(grid.frame.assign(pair_id=[f"p{int(m[1:]) // 2}" for m in grid.frame["meaning_id"]]))
+
+
+def test_pairs_go_along_with_the_prompts(tmp_path, chat, grid):
+    twins = paired(grid)
+    acts = capture(chat, twins, store=tmp_path / "a.zarr", **OPTIONS)
+    assert acts["pair_id"].dims == ("prompt",)
+    assert acts["pair_id"].values.tolist() == twins.frame["pair_id"].tolist()
+    xr.testing.assert_identical(open_store(tmp_path / "a.zarr")["pair_id"], capture(chat, twins, **OPTIONS)["pair_id"])
+    assert verify_store(tmp_path / "a.zarr") == []
+
+
+def test_a_store_without_pairs_is_what_it_was_and_goes_on_as_before(path, chat, grid, monkeypatch):
+    """As stores were before grids could have pairs: the columns, and the identity that a capture must repeat."""
+    columns = ["prompt_id", "meaning_id", "language", "harmful", "category", "split", "tier", "n_tokens", "n_text_tokens", "n_chars"]
+    assert pd.read_parquet(path / "prompts.parquet").columns.tolist() == columns
+    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["identity"]["grid"] == {"hash": "3edc2972f535df1a14bb7c482bfa3c0a5e6d9830222ce992ab034e43cb7a2acd", "prompts": 16}
+    assert "pair_id" not in open_store(path).coords
+    Store(path, writable=True).forget({1})
+    before = {shard: chunk(path, shard).stat().st_mtime_ns for shard in range(4)}
+    assert "pair_id" not in capture(chat, grid, store=path, **OPTIONS).coords
+    assert [shard for shard in range(4) if chunk(path, shard).stat().st_mtime_ns != before[shard]] == [1]
+
+
+def test_the_same_prompts_as_pairs_are_another_grid(path, chat, grid):
+    with pytest.raises(StoreMismatchError, match=r"another grid \(hash"):
+        capture(chat, paired(grid), store=path, **OPTIONS)
+
+
+def test_a_set_without_harm_labels_is_captured_and_one_class_of_a_labelled_set_is_not(tmp_path, chat, grid):
+    harmless = grid.select(harmful=False).frame
+    unlabelled = PromptGrid(harmless.assign(source="flores200"))
+    assert not capture(chat, unlabelled, store=tmp_path / "a.zarr", **OPTIONS)["harmful"].values.any()
+    with pytest.raises(PromptError, match="harmless prompts and no harmful ones"):
+        capture(chat, PromptGrid(harmless), **OPTIONS)

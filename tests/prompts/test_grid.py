@@ -308,7 +308,7 @@ def test_final_punctuation_of_many_scripts_can_be_stripped_and_nothing_else():
 
 @pytest.mark.parametrize("name", ["grid.csv", "grid.jsonl", "grid.parquet"])
 def test_a_saved_grid_is_the_same_when_read_back(tmp_path, name):
-    grid = PromptGrid(pd.DataFrame(rows(answer="a, \"b\"\nc"))).with_splits()
+    grid = PromptGrid(pd.DataFrame(rows(answer='a, "b"\nc'))).with_splits()
     back = load_prompts(grid.save(tmp_path / name))
     assert back.hash == grid.hash
     pd.testing.assert_frame_equal(back.frame.drop(columns="source"), grid.frame.drop(columns="source"), check_dtype=False)

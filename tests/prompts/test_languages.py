@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from workbench.errors import PromptError
-from workbench.prompts.languages import name_of, normalise, read_tiers, script_of, tier_of
+from workbench.prompts.languages import chosen, name_of, normalise, read_tiers, script_of, tier_of
 
 
 @pytest.mark.parametrize(
@@ -31,12 +31,31 @@ from workbench.prompts.languages import name_of, normalise, read_tiers, script_o
         ("qaa", "qaa"),
         ("qth", "qth"),
         ("kmr", "ku"),
+        ("arb_Latn", "ar-Latn"),
+        ("npi_Deva", "ne"),
+        ("zsm_Latn", "ms"),
+        ("zho-CN", "zh"),
+        ("zho-TW", "zh-Hant"),
+        ("spa-MX", "es-MX"),
+        ("prs_Arab", "prs"),
+        ("bjn_Arab", "bjn-Arab"),
         ("min", "min"),
     ],
 )
 def test_one_language_has_one_spelling(given, tag):
     assert normalise(given) == tag
     assert normalise(tag) == tag
+
+
+def test_the_languages_of_parallel_sets_stay_apart_and_agree(shared_dir):
+    """All 128 languages and variants of NTREX, and the 53 of FLORES that are there: two sets name the same language alike."""
+    ntrex = [line.split()[0] for line in (shared_dir / "data/ntrex128/LANGUAGES.tsv").read_text(encoding="utf-8").splitlines() if line.strip()]
+    flores = [file.stem for file in (shared_dir / "data/flores200_devtest/devtest").iterdir()]
+    for codes in (ntrex, flores):
+        assert len({normalise(code) for code in codes}) == len(codes)
+    for code in flores:
+        assert normalise(code.split("_")[0]) == normalise(code) or code == "zho_Hant"
+    assert {normalise(code) for code in flores} - {normalise(code) for code in ntrex} == {"en", "jv", "min", "su", "tl"}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +65,12 @@ def test_one_language_has_one_spelling(given, tag):
 def test_an_unknown_language_is_refused_with_a_way_out(given, hint):
     with pytest.raises(PromptError, match=hint):
         normalise(given)
+
+
+def test_languages_asked_for_must_be_there():
+    assert chosen("eng, swh_Latn", ["en", "sw"]) == chosen(["en", "sw"], ["sw", "en"]) == ["en", "sw"]
+    with pytest.raises(PromptError, match=r"'pt-BR' .Portuguese .BR.. is not in that set. Did you mean 'pt'. They have en, pt"):
+        chosen("pt-BR", ["en", "pt"], "that set")
 
 
 def test_names_scripts_and_tiers_fall_back_to_the_language_of_a_variant():

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
-import types
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
+from tests.prompts.copies import pretend_hub, write
 from workbench.errors import PromptError
 from workbench.prompts import load_prompts
 from workbench.prompts.polyrefuse import read_polyrefuse
 from workbench.prompts.xsafety import CATEGORIES, category_of
-
-
-def write(path: Path, text: str, *, bom: bool = False) -> Path:
-    """Write bytes as they are: no newline is translated."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes((b"\xef\xbb\xbf" if bom else b"") + text.encode("utf-8"))
-    return path
-
 
 # ------------------------------------------------------------------------------------------------ user files
 
@@ -331,20 +321,6 @@ def test_file_names_lead_to_their_category(stem, category):
 
 
 # ------------------------------------------------------------------------------------------------ the hub
-
-
-def pretend_hub(monkeypatch: pytest.MonkeyPatch, sets: dict[str, Any]) -> list[str]:
-    """Replace the datasets package by one that knows some sets."""
-    asked: list[str] = []
-
-    def load_dataset(name: str) -> Any:
-        asked.append(name)
-        if name not in sets:
-            raise ConnectionError("no network\nat all")
-        return sets[name]
-
-    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    return asked
 
 
 def test_public_sets_by_name_come_from_their_hub_ids(monkeypatch):
