@@ -167,10 +167,10 @@ class _Sums:
         self.readings[layer][rows, position] = np.column_stack([mass @ self.known.probability, unseen, entropy])
         shape = (len(self.draws), len(self.positions), len(self.languages), len(self.known.languages))
         control = self.control.setdefault(layer, np.zeros(shape))
-        for group in np.unique(self.group[rows]):
-            together = mass[self.group[rows] == group].sum(axis=0)
-            for draw, order in enumerate(self.draws):
-                control[draw, position, group] += together[order] @ self.known.probability
+        groups, member = np.unique(self.group[rows], return_inverse=True)
+        together = np.eye(len(groups))[member].T @ mass
+        for draw, order in enumerate(self.draws):
+            control[draw, position, groups] += together[:, order] @ self.known.probability
 
     def require_all(self) -> None:
         """Refuse a track in which some prompt was not read at some layer."""
