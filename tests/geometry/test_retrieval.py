@@ -6,7 +6,7 @@ from planted import activations, additive
 
 from workbench.errors import DataError
 from workbench.geometry import retrieval
-from workbench.geometry.retrieval import precision_at_1, unit_states
+from workbench.geometry.retrieval import Found, precision_at_1, proportion_interval, shift_of, translations_found, unit_states
 
 HIGH = ["qaa", "qab"]
 
@@ -30,6 +30,43 @@ def test_a_constant_language_shift_hides_meaning_only_without_centring(rng):
     assert table.loc["qac", "value"] > 0.9 and table.loc["qac", "value_uncentred"] < 0.8
     other = retrieval(activations(states), HIGH, centre=False).table.set_index("language")
     assert other.loc["qac", "value"] == pytest.approx(table.loc["qac", "value_uncentred"])
+
+
+def test_the_uncentred_value_and_the_shift_have_intervals(rng):
+    states = additive(rng, [0, 0], [2.0, 2.0], n_languages=3, n=64, hidden=24)
+    states[2, :, 1] += 30 * rng.normal(size=24)
+    table = retrieval(activations(states), HIGH).table.set_index(["layer", "language"])
+    near, far = table.loc[(0, "qac")], table.loc[(1, "qac")]
+    assert far["shift"] == pytest.approx(far["value"] - far["value_uncentred"]) and far["shift_low"] > 0.1
+    assert near["shift_low"] < 0 < near["shift_high"]
+    for _, row in table.iterrows():
+        assert row["uncentred_low"] <= row["value_uncentred"] <= row["uncentred_high"] and row["shift_low"] <= row["shift"] <= row["shift_high"]
+    bare = retrieval(activations(states), HIGH, centre=False).table.set_index(["layer", "language"])
+    assert bare[["low", "high"]].to_numpy() == pytest.approx(table[["uncentred_low", "uncentred_high"]].to_numpy())
+    assert bare["shift"].to_numpy() == pytest.approx(table["shift"].to_numpy())
+
+
+def test_a_shift_of_nothing_keeps_a_width_and_perfect_agreement_a_small_one(rng):
+    always = Found(1.0, np.ones(16), np.zeros(0))
+    assert shift_of(always, always).high == pytest.approx(np.hypot(0, 1 - proportion_interval(1.0, np.ones(16)).low))
+    hits = rng.random(64) < 0.6
+    same = Found(float(hits.mean()), (hits.sum() - hits) / 63, np.zeros(0))
+    other = Found(float(hits.mean()), rng.permutation(same.without), np.zeros(0))
+    assert shift_of(same, same).high - shift_of(same, same).low < 0.06 < shift_of(same, other).high - shift_of(same, other).low
+
+
+def test_one_permutation_holds_for_both_directions(rng):
+    shared = rng.normal(size=(40, 8))
+    similar = (shared + rng.normal(size=(40, 8))) @ (shared + rng.normal(size=(40, 8))).T
+    shuffles = np.stack([rng.permutation(40) for _ in range(5)])
+    again = [translations_found(similar[:, s], shuffles[:0]).value for s in shuffles]
+    assert translations_found(similar, shuffles).null == pytest.approx(again)
+
+
+def test_the_control_is_asked_about_the_meanings_that_were_drawn(rng):
+    acts = activations(additive(rng, [1], [0.6], n_languages=3, n=96, hidden=12))
+    table = retrieval(acts, HIGH, control=acts, split=None, max_meanings=24, rng=np.random.default_rng(7)).table
+    assert (table["n"] == 24).all() and table["control"].tolist() == table["value"].tolist()
 
 
 def test_one_constant_token_retrieves_at_chance(rng):
