@@ -2,6 +2,7 @@
 
 from workbench.geometry.bottleneck import Bottleneck, find_bottleneck
 from workbench.geometry.clusters import Clusters, clusters
+from workbench.geometry.harm_variance import HarmVariance, harm_variance
 from workbench.geometry.retrieval import Retrieval, retrieval
 from workbench.geometry.separation import Separation, separation
 from workbench.geometry.silhouette import Silhouettes, silhouettes
@@ -10,12 +11,14 @@ from workbench.geometry.variance import VarianceShares, variance_shares
 __all__ = [
     "Bottleneck",
     "Clusters",
+    "HarmVariance",
     "Retrieval",
     "Separation",
     "Silhouettes",
     "VarianceShares",
     "clusters",
     "find_bottleneck",
+    "harm_variance",
     "retrieval",
     "separation",
     "silhouettes",
