@@ -6,18 +6,22 @@ import copy
 import json
 import logging
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from workbench.behavior import generate as generation
 from workbench.behavior.generate import generate, reply_to, stop_tokens
-from workbench.errors import ModelError, StoreError, StoreMismatchError
+from workbench.behavior.stops import Stops
+from workbench.errors import DataError, ModelCheckError, ModelError, StoreError, StoreMismatchError
+from workbench.interventions import Ablate, Add
 from workbench.prompts import PromptGrid
 
 TEXTS = ["Hello there.", "Name three rivers.", "How do I bake bread at home, slowly?", "Comment faire du pain ?", "Bread"]
@@ -229,3 +233,144 @@ def test_the_path_may_be_a_string_in_a_folder_that_is_not_there_yet(tiny_model, 
     out = str(tmp_path / "run" / "replies.jsonl")
     generate(tiny_model("llama"), grid.select(meanings=["m0"]), max_new_tokens=1, out=out, progress=False)
     assert Path(out).exists()
+
+
+# --- under edits ------------------------------------------------------------------------------------------------------
+
+VECTOR = np.linspace(-1, 1, 32)
+EDITS = {
+    "all": Add(VECTOR, 8.0, layers=2),
+    "last_prompt and decode": Add(VECTOR, 8.0, layers=2, scope=("last_prompt", "decode")),
+    "instruction": Add(VECTOR, 12.0, layers=1, scope="instruction"),
+    "prompt": Add(VECTOR, 0.7, "norm", layers=2, scope="prompt"),
+    "ablated": Ablate(VECTOR),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_steered_replies_do_not_depend_on_the_batch(tiny_model, grid, family, name):
+    chat = tiny_model(family)
+    with chat.edited(EDITS[name]):
+        together = generate(chat, grid, max_new_tokens=5, progress=False)
+        alone = generate(chat, grid, max_new_tokens=5, token_budget=1, progress=False)
+    pd.testing.assert_frame_equal(together, alone)
+    assert list(together["reply"]) != list(generate(chat, grid, max_new_tokens=5, progress=False)["reply"]), "the edit must matter"
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_steered_replies_are_what_taking_the_most_likely_token_without_a_cache_gives(tiny_model, grid, name):
+    from workbench.models.passes import Batch, announced
+
+    chat = tiny_model("llama")
+    with chat.edited(EDITS[name]):
+        replies = generate(chat, grid, max_new_tokens=4, progress=False)
+        for row, tokens in zip(replies.itertuples(), chat.tokenise(TEXTS), strict=True):
+            with announced(Batch.of([tokens], side="left")):  # which tokens are the prompt's, when nothing is cached
+                new = argmax_reply(chat, tokens.ids, 4)
+            assert row.reply == chat.tokenizer.decode(new, skip_special_tokens=True).strip()
+
+
+def test_rows_steer_the_prompts_they_name_and_no_others(tiny_model, grid):
+    chat = tiny_model("llama")
+    plain = generate(chat, grid, max_new_tokens=5, progress=False)
+    with chat.edited(Add(VECTOR, 8.0, layers=2)):
+        steered = generate(chat, grid, max_new_tokens=5, progress=False)
+    chosen = dict(zip(grid.frame["prompt_id"], [True, False, False, True, True], strict=True))
+    with chat.edited(Add(VECTOR, 8.0, layers=2, rows=chosen)):
+        mixed = generate(chat, grid, max_new_tokens=5, progress=False)
+    expected = [one if chosen[name] else other for name, one, other in zip(plain["prompt_id"], steered["reply"], plain["reply"], strict=True)]
+    assert list(mixed["reply"]) == expected
+    with chat.edited(Add(VECTOR, layers=2, rows={"m0:en": True})), pytest.raises(DataError, match="says nothing about 4 prompts"):
+        generate(chat, grid, max_new_tokens=2, progress=False)
+
+
+def test_replies_under_an_edit_are_never_taken_for_replies_without(tiny_model, grid, tmp_path):
+    chat, out = tiny_model("llama"), tmp_path / "replies.jsonl"
+    options = {"max_new_tokens": 2, "out": out, "progress": False}
+    with chat.edited(EDITS["all"]):
+        steered = generate(chat, grid, **options)
+        pd.testing.assert_frame_equal(generate(chat, grid, **options), steered)
+        with pytest.raises(StoreMismatchError, match="condition was 'layer 2: Add"):
+            generate(chat, grid, condition="mine", **options)
+    with pytest.raises(StoreMismatchError, match=r"condition was 'layer 2: Add.* and is None"):
+        generate(chat, grid, **options)
+    with chat.edited(Add(VECTOR, 8.5, layers=2)), pytest.raises(StoreMismatchError, match="condition was"):
+        generate(chat, grid, **options)
+    header = json.loads(out.read_text(encoding="utf-8").splitlines()[0])
+    assert header["condition"].endswith("8.0 x unit, all)")
+
+
+@pytest.mark.parametrize("strength", [1e25, 1e45])  # squared beyond float32 (norms then make zeros of it), and beyond it at once
+@pytest.mark.parametrize(("scope", "where"), [("all", "first at layer 3"), ("decode", "while generating")])
+def test_a_strength_that_overflows_stops_the_run_and_is_named_with_its_layer(tiny_model, grid, tmp_path, scope, where, strength):
+    chat, out = tiny_model("llama"), tmp_path / "replies.jsonl"
+    edit = Add(VECTOR, strength, layers=3, scope=scope)
+    told = rf"layer 3: Add\(.*{re.escape(repr(strength))} x unit.*m2:en.*{where}.*lower the strength"
+    with chat.edited(edit), pytest.raises(ModelCheckError, match=told):
+        generate(chat, grid, max_new_tokens=3, out=out, progress=False)
+    assert not out.exists()
+    assert not any(module._forward_hooks for module in chat.model.modules())
+
+
+def test_logits_that_are_not_finite_by_themselves_are_not_blamed_on_an_edit(tiny_tokenizer, grid):
+    from tests.tiny import build_model
+    from workbench.models import load_model
+
+    model = build_model("llama", vocab_size=len(tiny_tokenizer))
+    model.model.layers[1].mlp.down_proj.weight.fill_(float("nan"))
+    chat = load_model(model, tokenizer=tiny_tokenizer, check=False)
+    with pytest.raises(ModelCheckError, match=r"first at layer 2\), without any edit"):
+        generate(chat, grid, max_new_tokens=3, progress=False)
+
+
+# --- what ends a reply ------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_text_ends_a_reply_and_is_not_part_of_it(tiny_model, grid):
+    chat = tiny_model("llama")
+    free = generate(chat, grid, max_new_tokens=8, progress=False)
+    texts = [text for text in free["reply"] if len(text) > 5]
+    stop = [texts[0][3:5], texts[-1][2:4]]
+    stopped = generate(chat, grid, max_new_tokens=8, stop=stop, progress=False)
+    for before, after in zip(free.itertuples(), stopped.itertuples(), strict=True):
+        at = min((p for p in (before.reply.find(s) for s in stop) if p >= 0), default=None)
+        assert after.reply == (before.reply if at is None else before.reply[:at].strip())
+        assert after.finished == (before.finished or at is not None)
+        assert after.n_new_tokens <= before.n_new_tokens
+    assert (free["reply"] != stopped["reply"]).any()
+    pd.testing.assert_frame_equal(generate(chat, grid, max_new_tokens=8, stop=stop, token_budget=1, progress=False), stopped)
+
+
+def test_generation_stops_when_every_row_has_reached_its_stop_text(tiny_model, monkeypatch):
+    chat = tiny_model("llama")
+    ids = chat.tokenise(TEXTS)[1].ids
+    [free] = reply_to(chat, [ids], 12)
+    passes = []
+    handle = chat.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    try:
+        [cut] = reply_to(chat, [ids], 12, stops=Stops.of(chat, [free.reply[:2]]))
+    finally:
+        handle.remove()
+    assert cut == ("", 0, True)
+    assert len(passes) < 6
+
+
+def test_a_token_asked_for_ends_a_reply_like_an_end_token(tiny_model, grid):
+    chat = tiny_model("llama")
+    tokens = chat.tokenise(TEXTS)[1]
+    new = argmax_reply(chat, tokens.ids, 6)
+    one = grid.select(meanings=["m1"])
+    row = generate(chat, one, max_new_tokens=6, stop=[new[3]], progress=False).iloc[0]
+    assert (row["n_new_tokens"], row["finished"]) == (new.index(new[3]), True)
+
+
+def test_what_ends_replies_is_part_of_the_file(tiny_model, grid, tmp_path):
+    chat, out = tiny_model("llama"), tmp_path / "replies.jsonl"
+    generate(chat, grid, max_new_tokens=2, stop=["\n\n"], out=out, progress=False)
+    generate(chat, grid, max_new_tokens=2, stop="\n\n", out=out, progress=False)
+    with pytest.raises(StoreMismatchError, match="stop was"):
+        generate(chat, grid, max_new_tokens=2, out=out, progress=False)
+    for wrong in ("", 10**9, True, None):
+        with pytest.raises(ModelError, match="expected texts of at least one character, or token ids"):
+            generate(chat, grid, max_new_tokens=2, stop=[wrong], progress=False)

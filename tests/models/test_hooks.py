@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from tests.tiny import FAMILIES, build_model
 from workbench.errors import ModelCheckError, ModelError
-from workbench.models.hooks import edited, edits_of, find_parts, layer_of, record, site, spans
+from workbench.models.hooks import edited, edits_of, find_parts, layer_of, place_of, record, site, spans
 
 TEXTS = ["Hello there.", "How do I bake bread at home?", "Name three rivers and tell me which is the longest of them."]
 
@@ -216,3 +217,67 @@ def test_a_deep_copy_of_the_tiny_model_is_what_the_seed_makes():
     same = [torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)]
     assert all(same)
     assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
+
+
+def test_two_threads_that_read_one_model_do_not_see_each_others_passes(tiny_model):
+    chat = tiny_model("llama")
+    tokens = chat.tokenise(TEXTS)
+    options = {"layers": [0, 4], "positions": ["t_inst"]}
+    expected = [chat.states([one], **options) for one in tokens]
+    wrong, barrier = [], threading.Barrier(len(tokens))
+
+    def work(row):
+        barrier.wait()
+        wrong.extend(row for _ in range(8) if not torch.equal(chat.states([tokens[row]], **options), expected[row]))
+
+    threads = [threading.Thread(target=work, args=(row,)) for row in range(len(tokens))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_attention_and_mlp_add_up_to_is_the_stream(tiny_model, family):
+    chat = tiny_model(family)
+    ids, _ = chat.pad([chat.tokenise(TEXTS)[1].ids])
+    added = {}
+    watch = {name: (lambda r, name=name: added.__setitem__(name, r.clone()) or r) for name in chat.parts.writes}
+    with torch.no_grad(), edited(chat, watch), record(chat, range(chat.n_layers + 1)) as states:
+        chat.model(input_ids=ids)
+    assert list(added) == [f"blocks.{k}.{branch}.hook_out" for k in range(chat.n_layers) for branch in ("attn", "mlp")]
+    total = states[0]
+    for k in range(chat.n_layers):
+        total = total + added[f"blocks.{k}.attn.hook_out"] + added[f"blocks.{k}.mlp.hook_out"]
+        torch.testing.assert_close(total, states[k + 1], atol=1e-5, rtol=1e-5)
+
+
+def test_places_have_one_spelling(tiny_model):
+    chat = tiny_model("llama")
+    assert [place_of(chat, name) for name in (3, "blocks.2.hook_out", "blocks.3.hook_in", "embed.hook_out")] == [3, 3, 3, 0]
+    assert place_of(chat, "blocks.1.hook_attn_out") == place_of(chat, "blocks.1.attn.hook_out") == "blocks.1.attn.hook_out"
+    with pytest.raises(ModelError, match=r"has no 'blocks.4.mlp.hook_out': expected a block from 0 to 3"):
+        place_of(chat, "blocks.4.mlp.hook_out")
+
+
+def test_a_block_that_adds_something_else_is_refused(tiny_tokenizer):
+    from workbench.models.load import load_model
+
+    def sites(change):
+        model = build_model("llama", vocab_size=len(tiny_tokenizer))
+        change(model.model.layers[2])
+        return load_model(model, tokenizer=tiny_tokenizer, check=False).parts.writes
+
+    def scaled(block):
+        inner = block.forward
+        block.forward = lambda *args, **kwargs: 1.1 * inner(*args, **kwargs)
+
+    def renamed(block):
+        block.mixer = block.mlp
+        del block.mlp
+
+    with pytest.raises(ModelCheckError, match=r"Block 2 .*is not its output \(relative gap"):
+        sites(scaled)
+    with pytest.raises(ModelError, match=r"Block 2 .* has the parts .*mixer.*Edit layers"):
+        sites(renamed)

@@ -74,7 +74,8 @@ def generate(
     ModelError
         If a prompt and its reply exceed the model's context, or one prompt alone does not fit into memory.
     ModelCheckError
-        If logits are NaN or infinite, naming prompts, layer and the active edits: their strength is too large.
+        If logits are NaN, infinite or all alike (what a norm makes of states too long to square), naming prompts, layer and
+        the active edits: their strength is too large.
     """
     if max_new_tokens < 1:
         raise ModelError(f"max_new_tokens is {max_new_tokens}; expected at least 1.")
@@ -109,7 +110,7 @@ def _header(chat: ChatModel, grid: PromptGrid, max_new_tokens: int, condition: s
         "grid": grid.hash,
         "max_new_tokens": max_new_tokens,
         "condition": "; ".join(under) or None,
-        "stop": sorted(map(str, [stop] if isinstance(stop, str) else stop)) or None,
+        "stop": sorted(map(repr, [stop] if isinstance(stop, str) else stop)) or None,
     }
 
 
@@ -184,7 +185,7 @@ def reply_to(
     Raises
     ------
     ModelCheckError
-        If logits are NaN or infinite after the prompt or the first generated token.
+        If logits are NaN, infinite or all alike after the prompt or the first generated token.
     """
     from transformers import LogitsProcessorList
 
@@ -207,7 +208,7 @@ def reply_to(
 
 
 class _NotFinite(Exception):
-    """Carries the rows whose logits are NaN or infinite."""
+    """Carries the rows whose logits say nothing."""
 
 
 class _FirstLogitsFinite:
@@ -219,9 +220,10 @@ class _FirstLogitsFinite:
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if self.looks:
             self.looks -= 1
-            finite = torch.isfinite(scores).all(dim=-1)
-            if not bool(finite.all()):
-                raise _NotFinite((~finite).nonzero().flatten().tolist())
+            least, most = scores.aminmax(dim=-1)
+            telling = torch.isfinite(most) & (least < most)  # NaN is both; -inf forbids a token
+            if not bool(telling.all()):
+                raise _NotFinite((~telling).nonzero().flatten().tolist())
         return scores
 
 
@@ -230,18 +232,20 @@ def _not_finite(chat: ChatModel, padded: torch.Tensor, mask: torch.Tensor, wrong
     with record(chat, range(chat.n_layers + 1), once=False) as states:
         chat.parts.base(input_ids=padded, attention_mask=mask, use_cache=False)
     real = mask.bool()
-    layer = next((k for k, state in sorted(states.items()) if not bool(torch.isfinite(state[real.to(state.device)]).all())), None)
+    lengths = {k: state[real.to(state.device)].float().square().sum(dim=-1) for k, state in sorted(states.items())}
+    layer = next((k for k, squared in lengths.items() if not bool(torch.isfinite(squared).all())), None)
     where = "while generating" if layer is None else f"first at layer {layer}"
     told = ", ".join(names[row] for row in wrong[:5]) + (" ..." if len(wrong) > 5 else "")
     edits = edits_of(chat)
+    found = f"the logits of prompts {told} are NaN, infinite or all alike ({where})"
     if edits:
         return ModelCheckError(
-            f"{chat.name}: under the edits [{'; '.join(edits)}] the logits of prompts {told} are NaN or infinite ({where}). "
-            "Expected finite numbers: lower the strength, or load the model in bfloat16 or float32, which reach further than float16."
+            f"{chat.name}: under the edits [{'; '.join(edits)}] {found}. Expected states whose length can be squared: lower the strength, or load "
+            "the model in bfloat16 or float32, which reach further than float16."
         )
     return ModelCheckError(
-        f"{chat.name}: the logits of prompts {told} are NaN or infinite ({where}), without any edit. Expected finite numbers: load the model in "
-        "float32, or in bfloat16 instead of float16, or download a damaged checkpoint again."
+        f"{chat.name}: {found}, without any edit. Expected finite numbers: load the model in float32, or in bfloat16 instead of float16, or "
+        "download a damaged checkpoint again."
     )
 
 

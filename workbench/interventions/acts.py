@@ -135,4 +135,4 @@ def as_values(values: Any, *, whole: bool) -> Any:
 
 
 def _as_array(values: Any) -> np.ndarray:
-    return np.array(values.detach().double().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    return values.detach().double().cpu().numpy().copy() if isinstance(values, Tensor) else np.array(values, dtype=np.float64)

@@ -79,7 +79,7 @@ def aim_at(direction: Direction | np.ndarray | Tensor | Sequence[float]) -> Aim:
         place: str | None = f"{direction.position}@{direction.layer}"
     else:
         try:
-            vector = np.asarray(direction.detach().double().cpu() if isinstance(direction, Tensor) else direction, dtype=np.float64)
+            vector = np.asarray(direction.detach().double().cpu().numpy() if isinstance(direction, Tensor) else direction, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise DataError(f"{type(direction).__name__} is no direction. Expected a Direction, or a vector [hidden].") from error
         norm, known, place = float(np.linalg.norm(vector)), {}, None

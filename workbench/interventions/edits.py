@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float
@@ -92,6 +92,10 @@ class Add:
         """Add to every token given, whatever scope and rows say."""
         return self._bound(aim_at(self.direction)).change(residual, None, None) if self.strength else residual
 
+    def moved_to(self, layers: Places) -> Self:
+        """Return the same edit at other layers."""
+        return replace(self, layers=layers)
+
     def placed(self, chat: Any) -> list[tuple[int | str, Act]]:
         """Say where it acts in a model, after checking that it belongs there."""
         aim = aim_at(self.direction)
@@ -152,6 +156,10 @@ class Ablate:
         """Project every token given, whatever scope and rows say."""
         return self._bound(aim_at(self.direction)).change(residual, None, None)
 
+    def moved_to(self, layers: Places) -> Self:
+        """Return the same edit at other layers."""
+        return replace(self, layers=layers)
+
     def placed(self, chat: Any) -> list[tuple[int | str, Act]]:
         """Say where it acts in a model, after checking that it belongs there."""
         aim = aim_at(self.direction)
@@ -208,6 +216,10 @@ class Patch:
         """Overwrite every token given, whatever scope and rows say; values must not go by prompt."""
         return self._bound(None if self.along is None else aim_at(self.along)).change(residual, None, None)
 
+    def moved_to(self, layers: Places) -> Self:
+        """Return the same edit at other layers."""
+        return replace(self, layers=layers)
+
     def placed(self, chat: Any) -> list[tuple[int | str, Act]]:
         """Say where it acts in a model, after checking that it belongs there."""
         aim = None if self.along is None else aim_at(self.along)
@@ -250,6 +262,10 @@ class Compose:
         for edit in self.edits:
             residual = edit(residual)
         return residual
+
+    def moved_to(self, layers: Places) -> Self:
+        """Return the same edits, all of them at other layers."""
+        return replace(self, edits=tuple(edit.moved_to(layers) for edit in self.edits))
 
     def placed(self, chat: Any) -> list[tuple[int | str, Any]]:
         """Say where they act in a model, after checking that they belong there."""

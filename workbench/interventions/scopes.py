@@ -60,14 +60,14 @@ def as_rows(rows: Any) -> dict[str, float] | np.ndarray | None:
     """
     if rows is None:
         return None
-    by_id = hasattr(rows, "items")
+    given = dict(rows.items()) if hasattr(rows, "items") else None  # a pandas Series by prompt id is a mapping too
     try:
-        values = np.array(list(dict(rows.items()).values()) if by_id else list(rows), dtype=np.float64)
+        values = np.array(list(rows if given is None else given.values()), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise DataError("rows holds something other than numbers. Expected True, False or a strength per prompt.") from error
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise DataError(f"rows has shape {values.shape} or values that are not finite. Expected one finite number, True or False per prompt.")
-    return dict(zip((str(k) for k in rows), values.tolist(), strict=True)) if by_id else values
+    return values if given is None else dict(zip(map(str, given), values.tolist(), strict=True))
 
 
 def rows_label(rows: Mapping[str, float] | np.ndarray | None) -> str:

@@ -205,10 +205,7 @@ def edited(chat: Any, edits: Mapping[int | str, Edit | Sequence[Edit]]) -> Itera
     ModelError
         For an unknown place, or an edit that changes the shape or returns nothing.
     """
-    chains: dict[int | str, tuple[Edit, ...]] = {}
-    for given, some in edits.items():
-        place = place_of(chat, given)
-        chains[place] = (*chains.get(place, ()), *(some if isinstance(some, Sequence) else (some,)))
+    chains = placed(chat, [edits])
     item = _Opened(chat.parts.blocks, tuple((place, _label(edit)) for place, chain in chains.items() for edit in chain))
     with opened(item), ExitStack() as hooks:
         if any(getattr(edit, "wants_pass", False) for chain in chains.values() for edit in chain):
@@ -292,7 +289,7 @@ def placed(chat: Any, edits: Sequence[Any]) -> dict[int | str, tuple[Edit, ...]]
     found: dict[int | str, tuple[Edit, ...]] = {}
     for edit in edits:
         if isinstance(edit, Mapping):
-            pairs = [(place_of(chat, k), e) for k, some in edit.items() for e in (some if isinstance(some, Sequence) else (some,))]
+            pairs = [pair for k, some in edit.items() for e in (some if isinstance(some, Sequence) else (some,)) for pair in _at(chat, k, e)]
         elif isinstance(edit, Sequence) and not isinstance(edit, str):
             pairs = [(place, e) for place, chain in placed(chat, edit).items() for e in chain]
         elif hasattr(edit, "placed"):
@@ -304,6 +301,11 @@ def placed(chat: Any, edits: Sequence[Any]) -> dict[int | str, tuple[Edit, ...]]
         for place, act in pairs:
             found[place] = (*found.get(place, ()), act)
     return found
+
+
+def _at(chat: Any, place: int | str, edit: Any) -> list[tuple[int | str, Edit]]:
+    """Bind what a mapping puts at a place; one of ours keeps its scope and prompts, and forgets its own layers."""
+    return list(edit.moved_to(place).placed(chat)) if hasattr(edit, "moved_to") else [(place_of(chat, place), edit)]
 
 
 def edits_of(chat: Any) -> list[str]:

@@ -194,7 +194,7 @@ class Pass:
             if self.past >= self.batch.width:  # a step of generation: nothing to look at
                 return name in ("all", "decode")
             inside = self.batch.columns(name, self.past + np.arange(self.n_tokens))
-            return bool(inside.flat[0]) if inside.all() or not inside.any() else torch.from_numpy(np.ascontiguousarray(inside))
+            return bool(inside.flat[0]) if inside.all() or not inside.any() else torch.from_numpy(inside.copy())
         if name == "instruction":
             raise ModelError(_NO_SPANS)
         if name == "decode":
