@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from workbench.errors import DataError
 
-_SMALL = 2**31  # multiply-adds up to which the product is taken in float64 (about a second)
+_SMALL = 2**28  # multiply-adds up to which the product is taken in float64
 _CHUNK = 2**19  # values held at once per row of work: a few megabytes
 
 
@@ -273,18 +273,20 @@ def permuted_meaning_silhouettes(
     rows = permutations + np.arange(n_languages)[:, None] * n
     cluster_of = np.argsort(permutations, axis=2).reshape(n_draws, n_rows)
     found = np.zeros(n_draws)
-    width = max(n, _CHUNK // 4 // n)
+    width = min(n_rows, max(n, _CHUNK // 4 // n))
+    step = max(1, _CHUNK // 4 // (n * width))
     for first in range(0, n_rows, width):
         columns = np.ascontiguousarray(distances[:, first : first + width], dtype=np.float32)
         at = np.arange(columns.shape[1])
-        buffer = np.empty((n, columns.shape[1]), dtype=np.float32)
-        for draw in range(n_draws):
-            sums = columns[rows[draw, 0]]
+        for start in range(0, n_draws, step):
+            part = slice(start, min(start + step, n_draws))
+            sums = columns[rows[part, 0]]  # (draw, cluster, column)
+            buffer = np.empty_like(sums)
             for language in range(1, n_languages):
-                np.take(columns, rows[draw, language], axis=0, out=buffer, mode="clip")  # "clip" writes straight into the buffer
+                np.take(columns, rows[part, language], axis=0, out=buffer, mode="clip")  # "clip" writes straight into the buffer
                 sums += buffer
-            mine = cluster_of[draw, first : first + width]
-            own = sums[mine, at] / (n_languages - 1)
-            sums[mine, at] = np.inf
-            found[draw] += _silhouette(own, sums.min(axis=0) / n_languages).sum(dtype=np.float64)
+            draw, mine = np.arange(len(sums))[:, None], cluster_of[part, first : first + width]
+            own = sums[draw, mine, at] / (n_languages - 1)
+            sums[draw, mine, at] = np.inf
+            found[part] += _silhouette(own, sums.min(axis=1) / n_languages).sum(axis=1, dtype=np.float64)
     return found / n_rows

@@ -185,7 +185,8 @@ def _centre_by_language(states: np.ndarray, allowed: bool) -> np.ndarray:
             "Centring by language makes every layer look semantic: pure noise then has a positive difference. "
             "Expected uncentred states; pass allow_biased_centring=True only to show the effect."
         )
-    return states - states.mean(axis=1, keepdims=True)
+    wide = states.astype(np.float64)
+    return wide - wide.mean(axis=1, keepdims=True)
 
 
 def _units(acts: xr.Dataset, cells: Cells, unit: str) -> tuple[np.ndarray, list[str]]:
@@ -273,7 +274,7 @@ def silhouettes(
     weights = bootstrap_weights(len(names), resamples, rng)[:, unit_of] if interval == "bootstrap" else None
     draws = _Draws(unit_of, names, weights, shuffles, confidence)
     found: dict[tuple[str, int], _Layer] = {}
-    for layer, position, states in each_layer(acts, cells.rows, positions=positions):
+    for layer, position, states in each_layer(acts, cells.rows, positions=positions, dtype=None):
         if centre_languages:
             states = _centre_by_language(states, allow_biased_centring)
         found[position, layer] = _measure(states, draws)
