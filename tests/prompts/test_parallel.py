@@ -12,6 +12,7 @@ import pytest
 from tests.prompts.copies import write
 from workbench.errors import PromptError
 from workbench.prompts import PromptGrid, load_prompts
+from workbench.prompts.files import read_lines
 from workbench.prompts.flores import read_flores
 from workbench.prompts.ntrex import read_ntrex
 
@@ -58,6 +59,13 @@ def test_line_ends_and_the_optional_metadata_change_no_prompt(tmp_path):
     other = load_prompts(f"flores200:{flores_copy(tmp_path / 'b', end=chr(13) + chr(10), metadata=False)}")
     assert plain.hash == other.hash
     assert other.frame["category"].isna().all()
+
+
+def test_only_line_feeds_end_a_line(tmp_path):
+    text = "one\r\ntwo\u2028still two\nthree\x85still three\n\nfive"
+    expected = ["one", "two\u2028still two", "three\x85still three", "", "five"]
+    assert read_lines(write(tmp_path / "a", text, bom=True)) == expected
+    assert read_lines(write(tmp_path / "b", text + "\r\n")) == expected
 
 
 def test_only_the_files_of_the_languages_asked_for_are_opened(tmp_path):

@@ -81,8 +81,7 @@ def limited(frame: pd.DataFrame, n: int, *, seed: int) -> list[bool]:
 
 
 def assigned_splits(frame: pd.DataFrame, *, seed: int, fractions: Sequence[float]) -> dict[str, str]:
-    """Return the split of every meaning that has none, in the proportions of ``fractions`` within each class and among pairs."""
-    unsplit = set(frame.loc[frame["split"].isna(), "meaning_id"])
+    """Return a split for every meaning, in the proportions of ``fractions`` within each class and among pairs; what has one keeps it."""
     counts: dict[tuple[bool, ...], list[int]] = defaultdict(lambda: [0] * len(SPLITS))
     assigned: dict[str, str] = {}
     for unit in drawn(frame, seed=seed):
@@ -94,5 +93,5 @@ def assigned_splits(frame: pd.DataFrame, *, seed: int, fractions: Sequence[float
             choice = behind.index(max(behind))
             so_far[choice] += 1
             split = SPLITS[choice]
-        assigned |= {meaning: split for meaning in unit.meanings if meaning in unsplit}
+        assigned |= dict.fromkeys(unit.meanings, split)
     return assigned

@@ -216,7 +216,7 @@ class PromptGrid:
             return self
         assigned = assigned_splits(self._frame, seed=seed, fractions=fractions)
         table = self._frame.copy()
-        table["split"] = table["split"].where(table["split"].notna(), table["meaning_id"].map(assigned)).astype(object)
+        table["split"] = table["meaning_id"].map(assigned).astype(object)
         return self._trusted(table, {**self.provenance, "split_seed": seed, "split_fractions": list(fractions)})
 
     # ------------------------------------------------------------------ completeness
