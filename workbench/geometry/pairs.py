@@ -107,7 +107,6 @@ class Layer:
         self.n = states.shape[1]
         self.statistics = [s for s in statistics if self.n >= STATISTICS[s]]
         self.draws = draws
-        self.defined = not all_one_state(states)
         self.varies = [not all_one_state(part) for part in states]
         self.units = unit_states(states, centre=False)
         self.centred = unit_states(states)
@@ -148,14 +147,14 @@ class Layer:
     def measure(self, pairs: Sequence[tuple[int, int]]) -> dict[tuple[str, int, int], Measured]:
         """Measure every statistic for each (language, reference) pair; permuted translations permute the reference.
 
-        Undefined, thus NaN: a layer whose states are all one constant token, and for CKA and the fitted statistics a
-        language whose own states are.
+        Undefined, thus left out: a pair in which a language's states are all one constant token.
         """
         found: dict[tuple[str, int, int], Measured] = {}
         for b in sorted({b for _, b in pairs}):
-            with_cka = "cka" in self.statistics and self.varies[b]
-            moved = cka.permuted(self.u(b), self.draws.shuffles) if with_cka else None
-            for a in [a for a, other in pairs if other == b]:
+            if not self.varies[b]:
+                continue
+            moved = cka.permuted(self.u(b), self.draws.shuffles) if "cka" in self.statistics else None
+            for a in [a for a, other in pairs if other == b and self.varies[a]]:
                 for statistic, one in self._pair(a, b, moved).items():
                     found[statistic, a, b] = one
         return found
@@ -163,8 +162,6 @@ class Layer:
     def _pair(self, a: int, b: int, moved: np.ndarray | None) -> dict[str, Measured]:
         wanted = self.statistics
         out: dict[str, Measured] = {}
-        if not self.defined:
-            return out
         if {"mexa", "adjusted_cosine", "p_at_1_uncentred"} & set(wanted):
             similar = self.units[a] @ self.units[b].T
             if "mexa" in wanted:
@@ -176,8 +173,6 @@ class Layer:
         centred = self.centred[a] @ self.centred[b].T
         if "p_at_1" in wanted:
             out["p_at_1"] = Measured(*translations_found(centred, self.draws.shuffles), 1 / self.n)
-        if not (self.varies[a] and self.varies[b]):
-            return out
         if moved is not None:
             out["cka"] = self._cka(a, b, moved)
         if "procrustes" in wanted:

@@ -125,7 +125,7 @@ def similarity(
         statistics on principal components, Wilson's form for shares). ``chance``: what unrelated languages give. ``null_95``: what permuted
         translations (random subspaces for the angle) do as well as or better than in 5 % of draws at their best layer.
         ``control``: the value in the untrained model. ``ceiling``: for the angle, that between two halves of one
-        language's meanings. NaN: all states are one constant token, a language varies in fewer than
+        language's meanings. NaN: a language's states are all one constant token, or vary in fewer than
         ``n_components`` directions, or a statistic needs more meanings than there are (see ``provenance``).
 
     Raises
@@ -334,6 +334,8 @@ def _same_rows(control: xr.Dataset, cells: Cells) -> Int[np.ndarray, "language m
     """Find the rows of the same prompts in another store."""
     labels = labels_of(control)
     at = {(language, meaning): row for row, (language, meaning) in enumerate(zip(labels["language"], labels["meaning_id"], strict=True))}
+    if len(at) < len(labels):
+        raise DataError(f"The control holds {len(labels) - len(at)} prompts twice. Expected one per language and meaning; drop the copies.")
     missing = [(language, meaning) for language in cells.languages for meaning in cells.meanings if (language, meaning) not in at]
     if missing:
         named = ", ".join(f"({language}, {meaning})" for language, meaning in missing[:3])
