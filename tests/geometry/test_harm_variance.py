@@ -9,7 +9,7 @@ from planted import activations, additive
 from workbench.errors import DataError
 from workbench.geometry import HarmVariance, harm_variance, variance_shares
 from workbench.geometry.harm_variance import ratio_interval
-from workbench.geometry.nested import FACTORS, ClassSums, members_of, without_each_meaning
+from workbench.geometry.nested import FACTORS, ClassSums, squares_of_labels
 from workbench.geometry.sums import MeaningProducts
 
 
@@ -66,10 +66,10 @@ def test_shares_sum_to_one_equal_projections_and_regroup_to_the_two_factors(n_la
 def test_leaving_out_a_meaning_equals_computing_without_it(rng):
     states, labels = planted(rng, 0.3, 2.0, n_languages=3, harmful=4, harmless=6, hidden=9)
     grid = states[:, :, 0, 0]
-    left = ClassSums.of(MeaningProducts.of(grid), without_each_meaning(labels))
+    left = ClassSums.of(MeaningProducts.of(grid), labels, without_each=True)
     for i in range(10):
         kept = np.arange(10) != i
-        anew = ClassSums.of(MeaningProducts.of(grid[:, kept]), members_of(labels[None, kept]))
+        anew = ClassSums.of(MeaningProducts.of(grid[:, kept]), labels[kept])
         assert left.squares()[i] == pytest.approx(squares_by_projection(grid[:, kept], labels[kept]))
         assert left.variances()[i] == pytest.approx(anew.variances()[0])
 
@@ -86,7 +86,7 @@ def test_variances_are_free_of_bias_whatever_the_classes_sizes_and_spreads(harmf
         meanings = loads[:, None, None] * (of_class * rng.normal(size=(n, hidden)))
         noise = spreads[:, None, None] * of_class * rng.normal(size=(n_languages, n, hidden))
         states = towers[:, None] + np.where(labels, 0.5, -0.5)[:, None] * vectors[:, None] + meanings + noise
-        sums = ClassSums.of(MeaningProducts.of(states), members_of(labels[None]))
+        sums = ClassSums.of(MeaningProducts.of(states), labels)
         found.append(sums.variances()[0])
         mean_squares = sums.squares()[0] / [n_languages - 1, 1, n_languages - 1, n - 2, (n_languages - 1) * (n - 2)]
         pooled.append(mean_squares @ [0, 1, -1, -1, 1] / (2 * n_languages * harmful * harmless / n))  # harm by the textbook
@@ -131,17 +131,19 @@ def test_the_null_share_is_the_mean_over_shuffled_labels_and_the_quantile_takes_
     states, labels = planted(rng, 0.5, 3.0, harmful=6, harmless=10, n_layers=3)
     table = measured(states, labels, permutations=0).table.set_index(["layer", "factor"])
     draws = rng.permuted(np.broadcast_to(labels, (4000, 16)), axis=1)
-    shuffled = np.array([ClassSums.of(MeaningProducts.of(states[:, :, k, 0]), members_of(draws)).squares() for k in range(3)])
-    shares = shuffled / shuffled.sum(axis=2, keepdims=True)
+    products = [MeaningProducts.of(states[:, :, k, 0]) for k in range(3)]
+    totals = [np.trace(p.within) for p in products]
+    shares = np.array([squares_of_labels(p, draws) / total for p, total in zip(products, totals, strict=True)])
+    assert shares[1, :20] * totals[1] == pytest.approx(np.array([ClassSums.of(products[1], z).squares()[0, 1:3] for z in draws[:20]]))
     for k in range(3):
         for f in (1, 2):
-            assert table.loc[(k, FACTORS[f]), "null_share"] == pytest.approx(shares[k, :, f].mean(), rel=0.04)
+            assert table.loc[(k, FACTORS[f]), "null_share"] == pytest.approx(shares[k, :, f - 1].mean(), rel=0.04)
     assert table["p"].isna().all() and table["null_95"].isna().all()
     judged = measured(states, labels, permutations=400).table
     for f in (1, 2):
         rows = judged[judged["factor"] == FACTORS[f]]
         assert rows["null_95"].nunique() == 1
-        assert rows["null_95"].iloc[0] == pytest.approx(np.quantile(shares[:, :, f].max(axis=0), 0.95), rel=0.1)
+        assert rows["null_95"].iloc[0] == pytest.approx(np.quantile(shares[:, :, f - 1].max(axis=0), 0.95), rel=0.1)
 
 
 def test_one_layer_of_many_gets_a_larger_p_than_the_same_layer_alone(rng):
@@ -177,6 +179,15 @@ def test_classes_of_two_meanings_have_shares_and_components_but_no_interval_of_t
     assert result.table[["share", "low", "high", "component"]].notna().all().all()
     row = result.transfer_index().iloc[0]
     assert np.isfinite(row["index"]) and np.isnan(row["low"]) and np.isnan(row["high"])
+
+
+def test_a_layer_that_is_one_state_per_language_has_no_harm_and_no_index(rng):
+    states, labels = planted(rng, 0.2, 4.0)
+    states = np.broadcast_to(states[:, :1], states.shape)
+    table = measured(states, labels, scalings=["raw", "unit"]).table.set_index(["scaling", "factor"])
+    for scaling in ("raw", "unit"):
+        assert table.loc[scaling]["share"].to_numpy() == pytest.approx([1, 0, 0, 0, 0], abs=1e-6)
+        assert table.loc[scaling]["index"].isna().all() and (table.loc[scaling]["null_share"].dropna() >= 0).all()
 
 
 def test_constant_layers_are_undefined_and_leave_the_others_alone(rng):

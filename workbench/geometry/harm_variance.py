@@ -29,7 +29,7 @@ from scipy.stats import t
 
 from workbench.errors import DataError
 from workbench.geometry.cells import complete_cells, each_layer, provenance_of
-from workbench.geometry.nested import FACTORS, ClassSums, members_of, without_each_meaning
+from workbench.geometry.nested import FACTORS, ClassSums, squares_of_labels
 from workbench.geometry.sums import MeaningProducts
 from workbench.geometry.tiles import SCALINGS, one_state, require_scalings
 from workbench.geometry.variance import shares_of
@@ -104,9 +104,9 @@ def ratio_interval(
 
 
 def _transfer(variances: np.ndarray, without: np.ndarray, harmful: np.ndarray) -> tuple[float, float, float]:
-    """Return the transfer index with its interval; NaN where neither variance is above zero."""
+    """Return the transfer index with its interval; NaN where neither variance is above zero (and the rounding of float32)."""
     harm, both = np.maximum(variances[[1, 2]], 0.0)
-    if not harm + both > 0:
+    if not harm + both > 1e-7 * np.maximum(variances, 0.0).sum():
         return (np.nan,) * 3
     index = both / (harm + both)
     influence = _influence(variances, without, harmful)
@@ -120,7 +120,7 @@ def _columns(states: np.ndarray, scaling: str, harmful: np.ndarray, shuffled: np
     if one_state(states, scaling):
         return columns, np.full((len(shuffled), 2), np.nan)
     products = MeaningProducts.of(states, scaling)
-    whole, without = ClassSums.of(products, members_of(harmful[None])), ClassSums.of(products, without_each_meaning(harmful))
+    whole, without = ClassSums.of(products, harmful), ClassSums.of(products, harmful, without_each=True)
     squares, variances = whole.squares()[0], whole.variances()[0]
     total, n = squares.sum(), len(harmful)
     columns["share"] = np.maximum(squares, 0.0) / total
@@ -128,10 +128,10 @@ def _columns(states: np.ndarray, scaling: str, harmful: np.ndarray, shuffled: np
     columns["low"], columns["high"] = np.maximum(low, 0.0), np.minimum(high, 1.0)
     columns["component"] = np.maximum(variances, 0.0) / np.maximum(variances, 0.0).sum()
     # labels that mean nothing: each of the n - 1 contrasts between meanings is as large as any other
-    columns["null_share"][_OF_HARM] = (squares[[1, 2]] + squares[[3, 4]]) / (n - 1) / total
+    columns["null_share"][_OF_HARM] = np.maximum(squares[[1, 2]] + squares[[3, 4]], 0.0) / (n - 1) / total
     index = _transfer(variances, without.variances(), harmful)
     columns["index"][2], columns["index_low"][2], columns["index_high"][2] = index
-    return columns, ClassSums.of(products, members_of(shuffled)).squares()[:, _OF_HARM] / total
+    return columns, squares_of_labels(products, shuffled) / total
 
 
 def harm_variance(

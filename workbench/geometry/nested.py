@@ -38,7 +38,7 @@ FACTORS = ("language", "harm", "language x harm", "meaning", "rest")
 
 @dataclass(frozen=True)
 class ClassSums:
-    """What the sums of squares need of a grid of two classes, for several cases (choices of meanings, or labels of them).
+    """What the sums of squares need of a grid of two classes, for one or several choices of its meanings.
 
     Squared lengths of sums of states, per case and class: of single rows and of single meanings over all languages (``own``,
     ``own_meanings``, added up), of the class within each language (``of_cells``, added up) and over all (``of_classes``);
@@ -55,23 +55,22 @@ class ClassSums:
     n_languages: int
 
     @classmethod
-    def of(cls, products: MeaningProducts, members: Float[np.ndarray, "case 2 meaning"]) -> ClassSums:
-        """Take them from the products of meanings; ``members`` is 1 where a case has a meaning in a class."""
+    def of(cls, products: MeaningProducts, harmful: Bool[np.ndarray, " meaning"], *, without_each: bool = False) -> ClassSums:
+        """Take them from the products of meanings: one case of all meanings, or one without each meaning in turn."""
+        members = np.stack([~harmful, harmful], axis=1).astype(np.float64)
+        left_out = members if without_each else np.zeros((1, 2))
 
-        def lengths(table: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-            return ((chosen @ table) * chosen).sum(axis=-1)
+        def lengths(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            own, with_class = np.diag(table)[:, None], table @ members
+            single, of_class, of_both = (members * own).sum(axis=0), (members * with_class).sum(axis=0), with_class.sum(keepdims=True)[0]
+            if not without_each:
+                return single[None], of_class[None], of_both
+            # |sum without i|^2 = |sum|^2 - 2 i.sum + |i|^2
+            return single - members * own, of_class - members * (2 * with_class - own), of_both - 2 * with_class.sum(axis=1) + own[:, 0]
 
-        both = members.sum(axis=1)
-        return cls(
-            n=members.sum(axis=2),
-            own=members @ np.diag(products.within),
-            own_meanings=members @ np.diag(products.across),
-            of_cells=lengths(products.within, members),
-            of_classes=lengths(products.across, members),
-            of_languages=lengths(products.within, both),
-            of_all=lengths(products.across, both),
-            n_languages=products.n_languages,
-        )
+        own, of_cells, of_languages = lengths(products.within)
+        own_meanings, of_classes, of_all = lengths(products.across)
+        return cls(members.sum(axis=0) - left_out, own, own_meanings, of_cells, of_classes, of_languages, of_all, products.n_languages)
 
     def nested(self) -> tuple[Float[np.ndarray, "case 2"], Float[np.ndarray, "case 2"]]:
         """Return the sums of squares of meaning and of the rest, in each class."""
@@ -91,8 +90,7 @@ class ClassSums:
         """Return the five variances of the module's table: free of bias, so sometimes below zero (NaN for a class of one meaning)."""
         squares, n, n_languages = self.squares(), self.n.sum(axis=1), self.n_languages
         share, n0 = self.n / n[:, None], 2 * self.n.prod(axis=1) / n
-        with np.errstate(divide="ignore", invalid="ignore"):
-            meaning, rest = (part / (self.n - 1) for part in self.nested())
+        meaning, rest = (part / np.where(self.n > 1, self.n - 1, np.nan) for part in self.nested())
         rest = rest / (n_languages - 1)
         both = (squares[:, 2] / (n_languages - 1) - ((1 - share) * rest).sum(axis=1)) / n0
         harm = ((squares[:, 1] - ((1 - share) * meaning).sum(axis=1)) / n0 - both) / n_languages
@@ -101,14 +99,10 @@ class ClassSums:
         return np.stack([language, harm, both, (squares[:, 3] / (n - 2) - pooled) / n_languages, pooled], axis=1)
 
 
-def members_of(harmful: Bool[np.ndarray, "case meaning"]) -> Float[np.ndarray, "case 2 meaning"]:
-    """Return which meanings are in the harmless and in the harmful class, for one or several labellings."""
-    return np.stack([~harmful, harmful], axis=1).astype(np.float64)
-
-
-def without_each_meaning(harmful: Bool[np.ndarray, " meaning"]) -> Float[np.ndarray, "meaning 2 meaning"]:
-    """Return the two classes with each meaning left out in turn."""
-    members = members_of(np.broadcast_to(harmful, (len(harmful), len(harmful))))
-    at = np.arange(len(harmful))
-    members[at, :, at] = 0.0
-    return members
+def squares_of_labels(products: MeaningProducts, harmful: Bool[np.ndarray, "case meaning"]) -> Float[np.ndarray, "case 2"]:
+    """Return the sums of squares of harm and of language x harm under other labels of the meanings."""
+    counts = harmful.sum(axis=1, keepdims=True), (~harmful).sum(axis=1, keepdims=True)
+    contrast = np.where(harmful, 1 / counts[0], -1 / counts[1])
+    weight = (counts[0] * counts[1] / harmful.shape[1])[:, 0]
+    within, across = (weight * ((contrast @ table) * contrast).sum(axis=1) for table in (products.within, products.across))
+    return np.stack([across / products.n_languages, within - across / products.n_languages], axis=1)
