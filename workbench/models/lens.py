@@ -24,7 +24,7 @@ from workbench.models.hooks import require_layers
 from workbench.models.selfcheck import TOLERANCE
 from workbench.models.tokens import Tokens, require_positions
 
-#: Logits held at once, about: 128 MiB in float32. TransformerLens needs as much again while it joins them.
+#: Logits of one batch, about: 128 MiB in float32.
 LOGIT_BUDGET = 2**25
 _READOUT_ROWS = 64  # states per unembedding product; TransformerLens keeps about four arrays of rows x vocabulary
 
@@ -40,7 +40,7 @@ class LensBatch(NamedTuple):
         Blocks passed (0 = embedding).
     positions : tuple of str
     logits : float32 array [prompt layer position vocab]
-        In natural-logarithm units, on the CPU; yours until the next batch.
+        In natural-logarithm units, on the CPU.
     """
 
     rows: np.ndarray
@@ -62,9 +62,10 @@ def lens_logits(
     """Read layers through the model's own final norm and unembedding, one bounded batch after another.
 
     Held at once: the states of one batch of prompts (all layers at the positions asked for) and the logits of one piece of
-    it, at most ``logit_budget`` numbers (more only where a single state's vocabulary is larger); twice that while they are
-    joined. A piece has fewer layers, and then fewer prompts, the larger the vocabulary is: at 152,000 tokens about 220
-    states. Nothing of the size [token vocab] is made, since the head never sees the other tokens.
+    it, at most ``logit_budget`` numbers (more only where a single state's vocabulary is larger); three times that while the
+    next piece is joined and you still hold the last one. A piece has fewer layers, and then fewer prompts, the larger the
+    vocabulary is: at 152,000 tokens about 220 states. Nothing of the size [token vocab] is made, since the head never sees
+    the other tokens.
 
     Parameters
     ----------
@@ -116,8 +117,7 @@ def lens_logits(
         states = chat.states([tokens[r] for r in rows], layers=range(chat.n_layers + 1), positions=positions)
         vocabulary = int(chat.model.get_output_embeddings().weight.shape[0])
         for part, some in _pieces(len(rows), layers, len(positions) * vocabulary, logit_budget):
-            logits = _read(chat, states[part], some)
-            yield LensBatch(rows[part], tuple(some), tuple(positions), logits.float().cpu().numpy())
+            yield LensBatch(rows[part], tuple(some), tuple(positions), _read(chat, states[part], some).float().cpu().numpy())
 
 
 def _pieces(n: int, layers: list[int], per_state: int, budget: int) -> Iterator[tuple[slice, list[int]]]:
