@@ -3,6 +3,7 @@
 Hue is the tier of a language, dash and a direct label its tag, the marker the class of a prompt. Hover names prompts by id.
 """
 
+from workbench.plots.harm_variance import harm_variance
 from workbench.plots.nulls import auroc_with_nulls
 from workbench.plots.pca import clusters
 from workbench.plots.ranking import auroc_by_layer
@@ -22,6 +23,7 @@ __all__ = [
     "auroc_by_layer",
     "auroc_with_nulls",
     "clusters",
+    "harm_variance",
     "projection_ridges",
     "refusal_gap",
     "retrieval_by_layer",

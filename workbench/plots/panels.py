@@ -224,10 +224,17 @@ def band(fig: go.Figure, rows: pd.DataFrame, value: str, cell: Cell, *, colour: 
     defined = np.isfinite(middle) & np.isfinite(low) & np.isfinite(high)
     if not defined.any():
         return
-    xs, lo, hi = x[defined], low[defined], high[defined]
+    outlines: list[np.ndarray] = []
+    for run in np.split(np.flatnonzero(defined), np.flatnonzero(np.diff(np.flatnonzero(defined)) > 1) + 1):
+        xs, lo, hi = (values[run] for values in (x, low, high))
+        if len(run) == 1:  # a layer alone between undefined ones still shows its interval
+            xs, lo, hi = xs + np.array([-0.12, 0.12], dtype=np.float32), lo.repeat(2), hi.repeat(2)
+        outline = np.stack([np.concatenate([xs, xs[::-1]]), np.concatenate([hi, lo[::-1]])], axis=1)
+        outlines += [np.full((1, 2), np.nan, dtype=np.float32), outline]
+    around = np.concatenate(outlines[1:])
     fig.add_scatter(
-        x=np.concatenate([xs, xs[::-1]]),
-        y=np.concatenate([hi, lo[::-1]]),
+        x=around[:, 0],
+        y=around[:, 1],
         fill="toself",
         fillcolor=faded(colour, alpha),
         line=dict(width=0),

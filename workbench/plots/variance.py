@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -10,10 +11,13 @@ from workbench.plots.style import FACTOR_COLOURS, LAYER_AXIS, MUTED, f32, faded,
 from workbench.results import Result
 
 _FACTORS = ("language", "meaning", "interaction")
+_HEIGHT = 430
 _SCALINGS = {"raw": "as they are", "unit": "rows scaled to unit norm", "standardised": "columns standardised"}
 
 
-def variance_shares(shares: Result | pd.DataFrame, *, bottleneck: Result | pd.DataFrame | None = None, scaling: str | None = None) -> go.Figure:
+def variance_shares(
+    shares: Result | pd.DataFrame, *, bottleneck: Result | pd.DataFrame | None = None, scaling: str | None = None, component: bool = False
+) -> go.Figure:
     """Draw the share of each factor by layer, one panel per position, with intervals and the share noise would have.
 
     Parameters
@@ -24,6 +28,8 @@ def variance_shares(shares: Result | pd.DataFrame, *, bottleneck: Result | pd.Da
         Marks the layer range of a position whose verdict is ``"bottleneck"``; nothing is marked otherwise.
     scaling : str, optional
         The scaling shown first; a menu offers the others. Default: raw.
+    component : bool
+        Draw the components instead: shares freed of what noise adds to each, without intervals.
 
     Returns
     -------
@@ -39,8 +45,9 @@ def variance_shares(shares: Result | pd.DataFrame, *, bottleneck: Result | pd.Da
     table = table_of(shares, ("position", "scaling", "layer", "factor", "share", "low", "high"), figure="variance_shares")
     if "model" not in table:
         table["model"] = "after"
-    known, positions = list(_SCALINGS), positions_of(table)
-    scalings = sorted(in_order(table["scaling"]), key=lambda kind: known.index(kind) if kind in known else len(known))
+    if component:
+        table = _components(table)
+    positions, scalings = positions_of(table), scalings_of(table)
     shown = scaling or scalings[0]
     fig, cells = panels([position_name(p) for p in positions], shared_yaxes=True)
     owner: list[str] = []
@@ -49,36 +56,44 @@ def variance_shares(shares: Result | pd.DataFrame, *, bottleneck: Result | pd.Da
             part = table[(table["position"] == position) & (table["scaling"] == kind)]
             _one_panel(fig, part, cell, legend=cell == cells[0])
             owner += [kind] * (len(fig.data) - len(owner))
-    for trace, kind in zip(fig.data, owner, strict=True):
-        trace.visible = kind == shown
     if bottleneck is not None:
         mark_bottleneck(fig, bottleneck, positions, cells)
-    if len(scalings) > 1:
-        buttons = [dict(method="restyle", label=_SCALINGS.get(k, k), args=[{"visible": [o == k for o in owner]}]) for k in scalings]
-        fig.update_layout(
-            updatemenus=[
-                dict(
-                    buttons=buttons,
-                    active=scalings.index(shown),
-                    x=1,
-                    xanchor="right",
-                    y=1.17,
-                    yanchor="bottom",
-                    font=dict(size=11.5),
-                    bgcolor="white",
-                    bordercolor=MUTED,
-                )
-            ]
-        )
+    scaling_menu(fig, owner, scalings, shown, height=_HEIGHT)
     fig.update_xaxes(title_text=LAYER_AXIS)
     lowest = min(0.0, float(table["low"].min())) if table["low"].notna().any() else 0.0
     fig.update_yaxes(range=[lowest - 0.02, 1.02])
-    fig.update_yaxes(title_text="share of variance (0 to 1)", col=1)
+    fig.update_yaxes(title_text=f"{'component' if component else 'share'} of variance (0 to 1)", col=1)
     after = table[(table["model"] == "after") & (table["factor"] == "meaning") & (table["scaling"] == shown)]
     peak = after.loc[after["share"].idxmax()] if after["share"].notna().any() else None
     quantity = "" if peak is None else f": meaning reaches {peak['share']:.2f} at layer {int(peak['layer'])}"
-    note = "dotted: before alignment" if (table["model"] == "before").any() else ""
-    return titled(fig, f"Share of variance by factor{quantity}", note=note, height=430)
+    noise = "null_share" in table and table["null_share"].notna().any()
+    notes = ["dotted: before alignment"] * bool((table["model"] == "before").any()) + ["pale dots: expected of noise"] * bool(noise)
+    note = " &nbsp;·&nbsp; ".join(notes)
+    return titled(fig, f"{'Component' if component else 'Share'} of variance by factor{quantity}", note=note, height=_HEIGHT)
+
+
+def scalings_of(table: pd.DataFrame) -> list[str]:
+    """Return the scalings of a table: raw, unit, standardised, then others."""
+    known = list(_SCALINGS)
+    return sorted(in_order(table["scaling"]), key=lambda kind: known.index(kind) if kind in known else len(known))
+
+
+def scaling_menu(fig: go.Figure, owner: list[str], scalings: list[str], shown: str, *, height: int) -> None:
+    """Show the traces of one scaling and offer the others above the panels; ``owner`` names the scaling of each trace."""
+    for trace, kind in zip(fig.data, owner, strict=True):
+        trace.visible = kind == shown
+    if len(scalings) < 2:
+        return
+    buttons = [dict(method="restyle", label=_SCALINGS.get(k, k), args=[{"visible": [o == k for o in owner]}]) for k in scalings]
+    place = dict(x=1, xanchor="right", y=1 + 43 / (height - 176), yanchor="bottom")  # pixels, whatever the height between the margins
+    look = dict(font=dict(size=11.5), bgcolor="white", bordercolor=MUTED)
+    fig.update_layout(updatemenus=[dict(buttons=buttons, active=scalings.index(shown), **place, **look)])
+
+
+def _components(table: pd.DataFrame) -> pd.DataFrame:
+    table = table_of(table, ("component",), figure="variance_shares(component=True)")
+    # noise adds nothing to a component, and the intervals are those of the shares
+    return table.assign(share=table["component"], low=np.nan, high=np.nan, null_share=np.nan)
 
 
 def _one_panel(fig: go.Figure, part: pd.DataFrame, cell: Cell, *, legend: bool) -> None:
