@@ -40,7 +40,11 @@ def test_the_uncentred_value_and_the_shift_have_intervals(rng):
     assert far["shift"] == pytest.approx(far["value"] - far["value_uncentred"]) and far["shift_low"] > 0.1
     assert near["shift_low"] < 0 < near["shift_high"]
     for _, row in table.iterrows():
-        assert row["uncentred_low"] <= row["value_uncentred"] <= row["uncentred_high"] and row["shift_low"] <= row["shift"] <= row["shift_high"]
+        assert (
+            row["low"] <= row["value"] <= row["high"]
+            and row["uncentred_low"] <= row["value_uncentred"] <= row["uncentred_high"]
+            and row["shift_low"] <= row["shift"] <= row["shift_high"]
+        )
     bare = retrieval(activations(states), HIGH, centre=False).table.set_index(["layer", "language"])
     assert bare[["low", "high"]].to_numpy() == pytest.approx(table[["uncentred_low", "uncentred_high"]].to_numpy())
     assert bare["shift"].to_numpy() == pytest.approx(table["shift"].to_numpy())

@@ -185,7 +185,9 @@ def test_pairs_equal_the_comparison_with_a_sole_reference_and_the_map_is_symmetr
     everywhere = pairwise_similarity(acts, "cka", split=None, permutations=20)
     assert sorted(set(everywhere.table["layer"])) == [0, 1] and len(everywhere.table) == 2 * 4 * 3
     # permuted translations have more places at which to be lucky in two layers than in one
-    assert everywhere.table["null_95"].max() >= pairwise_similarity(acts, "cka", split=None, layer=0, permutations=20).table["null_95"].max()
+    for statistic in ("cka", "procrustes"):
+        both, *one = (pairwise_similarity(acts, statistic, split=None, layer=k, permutations=20).table["null_95"].max() for k in (None, 0, 1))
+        assert one[0] != one[1] and (both <= min(one) if statistic in DISTANCES else both >= max(one))
     with pytest.raises(DataError, match="Nothing measured at layer 7"):
         everywhere.matrix(layer=7)
 
