@@ -107,15 +107,21 @@ NOTHING = {
 }
 
 
+def false_alarms(profile: str, draws: int, *, seed: int = 2) -> dict[str, object]:
+    """Judge a profile without a bottleneck many times."""
+    language, meaning, one_noise = NOTHING[profile]
+    rng, verdicts = np.random.default_rng(seed), []
+    for _ in range(draws):
+        states = additive(rng, language, meaning, n_languages=6, n=24, hidden=48, shared_noise=one_noise)
+        verdicts.append(find_bottleneck(activations(states), permutations=99, rng=rng).table["verdict"][0])
+    counts = pd.Series(verdicts).value_counts(normalize=True)
+    return {"profile": profile, "draws": draws, **{v: counts.get(v, 0.0) for v in ("bottleneck", "not enough evidence", "no bottleneck")}}
+
+
 def alarms(draws: int) -> Iterator[dict[str, object]]:
-    """Yield one row per profile without a bottleneck."""
-    for name, (language, meaning, one_noise) in NOTHING.items():
-        rng, verdicts = np.random.default_rng(2), []
-        for _ in range(10 * draws):
-            states = additive(rng, language, meaning, n_languages=6, n=24, hidden=48, shared_noise=one_noise)
-            verdicts.append(find_bottleneck(activations(states), permutations=99, rng=rng).table["verdict"][0])
-        counts = pd.Series(verdicts).value_counts(normalize=True)
-        yield {"profile": name, "draws": len(verdicts), **{v: counts.get(v, 0.0) for v in ("bottleneck", "not enough evidence", "no bottleneck")}}
+    """Yield one row per profile without a bottleneck; ten times as many draws."""
+    for profile in NOTHING:
+        yield false_alarms(profile, 10 * draws)
 
 
 # intervals -----------------------------------------------------------------------------------------------------------
@@ -191,7 +197,8 @@ def _summary(setting: dict[str, object], truth: float, found: dict[str, list[tup
     for name, bounds in found.items():
         low, high = np.array(bounds).T
         covered = (low <= truth) & (truth <= high)
-        yield {**setting, "true value": truth, "interval": name, "draws": len(bounds), "covers": covered.mean(), "median width": np.median(high - low)}
+        measured = {"interval": name, "draws": len(bounds), "covers": covered.mean(), "median width": np.median(high - low)}
+        yield {**setting, "true value": truth, **measured}
 
 
 def intervals(draws: int) -> Iterator[dict[str, object]]:

@@ -23,8 +23,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy.stats import norm, t
-
 from workbench.errors import DataError
 from workbench.geometry.silhouette import Silhouettes, silhouettes
 from workbench.results import Result
@@ -72,15 +70,15 @@ def _layer_range(
     """Return the indices of the candidates that no other one clearly beats; the highest is always among them."""
     n, own = len(influence), influence[:, candidates]
     shared = own.T @ own / (n * (n - 1))
-    drawn = (bootstrap_weights(n, resamples, rng) - 1) @ own / n
-    heavier = t.ppf(confidence, n - 1) / norm.ppf(confidence)  # few meanings: the resamples' tails are too light
+    drawn = (bootstrap_weights(n, resamples, rng) - 1) @ own / np.sqrt(n * (n - 1))
+    drawn /= np.sqrt(rng.chisquare(n - 1, size=(resamples, 1)) / (n - 1))  # the errors are estimated: multivariate t, not normal
     near = []
     for m, candidate in enumerate(candidates):
         error = np.sqrt(np.maximum(np.diag(shared) + shared[m, m] - 2 * shared[m], 0.0))
         others = error > 1e-12
         lead = ((curve[candidates] - curve[candidate])[others] / error[others]).max(initial=0.0)
         under_weights = ((drawn - drawn[:, [m]])[:, others] / error[others]).max(axis=1, initial=0.0)
-        if lead <= heavier * np.quantile(under_weights, confidence):
+        if lead <= np.quantile(under_weights, confidence):
             near.append(candidate)
     return np.array(near)
 

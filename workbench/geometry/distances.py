@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from workbench.errors import DataError
 
+_SAME = 1e-11  # states that agree to five digits: one token, in batches of different shape
 _SMALL = 2**28  # multiply-adds up to which the product is taken in float64
 _CHUNK = 2**19  # values held at once per row of work: a few megabytes
 
@@ -63,8 +64,8 @@ def _distances(states: np.ndarray, precision: type) -> tuple[np.ndarray, float]:
     np.subtract(half[:, None], distances, out=distances)
     distances += half
     np.fill_diagonal(distances, np.inf)
-    closest = float(distances.min()) / spread if spread > 0 else 0.0
-    distances[distances < 16 * np.finfo(precision).eps * spread] = 0.0  # rounding between equal states
+    closest = float(distances.min()) / spread if spread > _SAME else 1.0
+    distances[distances < max(16 * np.finfo(precision).eps * spread, _SAME)] = 0.0  # rounding between equal states
     np.fill_diagonal(distances, 0.0)
     return distances, closest
 

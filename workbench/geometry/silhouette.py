@@ -195,7 +195,10 @@ def _units(acts: xr.Dataset, cells: Cells, unit: str) -> tuple[np.ndarray, list[
         return np.arange(len(cells.meanings)), cells.meanings
     if unit != "category":
         raise DataError(f"unit={unit!r}: meanings are drawn one by one ('meaning_id') or by topic ('category').{did_you_mean(unit, ['category'])}")
-    of = labels_of(acts)["category"].to_numpy()[cells.rows[0]]
+    every = labels_of(acts)["category"].to_numpy()[cells.rows]
+    of, mixed = every[0], (every != every[0]).any(axis=0)
+    if mixed.any():
+        raise DataError(f"Meaning {cells.meanings[int(mixed.argmax())]!r} has several categories. Expected one in all languages; correct it.")
     without = sum(name is None for name in of)
     names, codes = np.unique(of.astype(str), return_inverse=True)
     if without or len(names) < 3:
@@ -231,7 +234,7 @@ def silhouettes(
         How ``low`` and ``high`` come about. The jackknife covers (docs/coverage.md); the bootstrap by weights, moved back
         to the value, is there to compare with.
     unit : "meaning_id" or "category"
-        What was drawn: single meanings, or topics with several meanings each (wider; needs at least three).
+        What was drawn: single meanings, or topics with several meanings each (wider; at least three; jackknife only).
     resamples : int
         Draws of meaning weights, for ``interval="bootstrap"`` and for the layer range of :func:`find_bottleneck`.
     permutations : int
@@ -264,6 +267,8 @@ def silhouettes(
     """
     if interval not in _INTERVALS:
         raise DataError(f"interval={interval!r}: expected one of {list(_INTERVALS)}.{did_you_mean(interval, list(_INTERVALS))}")
+    if unit == "category" and interval == "bootstrap":
+        raise DataError("Topics are the unit by jackknife only: a resample without a whole topic has other neighbours. Pass interval='jackknife'.")
     rng = rng or np.random.default_rng(0)
     if centre_languages and allow_biased_centring:
         warnings.warn("Silhouettes of language-centred states: pure noise looks semantic. Draw no conclusion from them.", stacklevel=2)
@@ -271,7 +276,7 @@ def silhouettes(
     n_languages, n = cells.rows.shape
     unit_of, names = _units(acts, cells, unit)
     shuffles = rng.permuted(np.broadcast_to(np.arange(n), (permutations, n_languages, n)), axis=2)
-    weights = bootstrap_weights(len(names), resamples, rng)[:, unit_of] if interval == "bootstrap" else None
+    weights = bootstrap_weights(len(names), resamples, rng) if interval == "bootstrap" else None
     draws = _Draws(unit_of, names, weights, shuffles, confidence)
     found: dict[tuple[str, int], _Layer] = {}
     for layer, position, states in each_layer(acts, cells.rows, positions=positions, dtype=None):
