@@ -6,7 +6,8 @@ import re
 import unicodedata
 from collections import Counter
 
-from workbench.behavior.markers import fold
+#: Characters that stand for an apostrophe.
+APOSTROPHES = dict.fromkeys(map(ord, "’‘ʼ`´＇′"), "'")
 
 #: Code point ranges per ISO 15924 script; Japanese is kana and Han together, Chinese is Han.
 _HAN = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2FA1F))
@@ -46,6 +47,18 @@ _RANGES: dict[str, tuple[tuple[int, int], ...]] = {
 UNSPACED = frozenset({"Thai", "Laoo", "Khmr", "Mymr", "Tibt", "Jpan", "Hans", "Hant"})
 
 _LOOP = re.compile(r"(.{1,60}?)\1{4,}", flags=re.DOTALL)
+
+
+def fold(text: str) -> str:
+    """Spell a text for comparison: NFC, case folded, one kind of apostrophe, single blanks, no Markdown emphasis.
+
+    Examples
+    --------
+    >>> fold("**I’m  Sorry**")
+    "i'm sorry"
+    """
+    folded = unicodedata.normalize("NFC", text).casefold().translate(APOSTROPHES)
+    return re.sub(r"\s+", " ", re.sub(r"[*_#>]+", "", unicodedata.normalize("NFC", folded))).strip()
 
 
 def words_of(text: str) -> list[str]:
