@@ -151,6 +151,7 @@ def test_intervals_cover_the_expected_precision(n, strength, hidden, rng):
     for _ in range(120):
         states = additive(rng, [0], [strength], n_languages=4, n=n, hidden=hidden)
         draws.append(retrieval(activations(states), ["qaa", "qab", "qac"], select=None, permutations=0).table.set_index("language").loc["qad"])
-    value, low, high = (np.array([d[c] for d in draws]) for c in ("value", "low", "high"))
-    assert ((low <= value.mean()) & (value.mean() <= high)).mean() >= 0.9
-    assert np.median(high - low) <= 0.25
+    for columns in (("value", "low", "high"), ("value_uncentred", "uncentred_low", "uncentred_high"), ("shift", "shift_low", "shift_high")):
+        value, low, high = (np.array([d[c] for d in draws]) for c in columns)
+        assert ((low <= value.mean()) & (value.mean() <= high)).mean() >= 0.9, columns
+        assert np.median(high - low) <= 0.25, columns

@@ -9,8 +9,9 @@ from workbench.errors import DataError
 from workbench.geometry.cka import linear_cka
 from workbench.geometry.mexa import adjusted_cosine, cosines, mexa
 from workbench.geometry.pairs import DISTANCES, STATISTICS
+from workbench.geometry.pairwise import PairwiseSimilarity, pairwise_similarity
 from workbench.geometry.retrieval import retrieval
-from workbench.geometry.similarity import PairwiseSimilarity, Similarity, pairwise_similarity, similarity
+from workbench.geometry.similarity import Similarity, similarity
 from workbench.geometry.subspaces import principal_angle
 
 HIGH = ["qaa", "qab"]

@@ -21,7 +21,7 @@ principal angle does not depend on translations, so its null are random subspace
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -31,14 +31,10 @@ import xarray as xr
 from jaxtyping import Int
 
 from workbench.errors import DataError, did_you_mean
-from workbench.geometry.cells import Cells, complete_cells, each_layer, labels_of, positions_of, provenance_of
-from workbench.geometry.pairs import DISTANCES, FITTED, FOLDS, SHARES, STATISTICS, SUBSETS, Draws, Layer, Measured
-from workbench.geometry.retrieval import proportion_interval
-from workbench.geometry.subspaces import subset_interval
+from workbench.geometry.cells import Cells, complete_cells, each_layer, labels_of, positions_of
+from workbench.geometry.pairs import DISTANCES, STATISTICS, Draws, Layer
+from workbench.geometry.similarity_rows import averaged, check_statistics, draws_for, extreme, nearer, provenance_with, row_of
 from workbench.results import Result
-from workbench.statistics import jackknife_influence, jackknife_interval, max_quantile
-
-_RANGES = {"mexa": (0.0, 1.0), "adjusted_cosine": (-2.0, 2.0), "cka": (-1.0, 1.0), "procrustes": (0.0, np.inf), "principal_angle": (0.0, 90.0)}
 
 
 @dataclass(frozen=True)
@@ -58,28 +54,6 @@ class Similarity(Result):
                 row |= {"best": best["value"], "layer": best["layer"]}
             rows.append(row)
         return pd.DataFrame(rows)
-
-
-@dataclass(frozen=True)
-class PairwiseSimilarity(Result):
-    """Similarity of each language with each other: position, layer, language, other, tier, other_tier, statistic, value, low, high, n, ...
-
-    Both orders of a pair are rows; a language with itself is not. ``null_95`` is one number per position: what permuted
-    translations reach anywhere, over all pairs and layers.
-    """
-
-    required: ClassVar[tuple[str, ...]] = ("position", "layer", "language", "other", "tier", "statistic", "value", "low", "high", "n", "null_95")
-
-    def matrix(self, *, layer: int, position: str | None = None) -> pd.DataFrame:
-        """Return one layer's language x language table (NaN on its diagonal)."""
-        known = list(dict.fromkeys(self.table["position"]))
-        part = self.table[(self.table["layer"] == layer) & (self.table["position"] == (position or known[0]))]
-        if part.empty:
-            raise DataError(
-                f"Nothing measured at layer {layer}, position {position or known[0]}; measured: {sorted(set(self.table['layer']))}, {known}."
-            )
-        order = list(dict.fromkeys(part["language"]))
-        return part.pivot(index="language", columns="other", values="value").reindex(index=order, columns=order)
 
 
 def similarity(
@@ -145,9 +119,9 @@ def similarity(
     for language in reference:
         if language not in known:
             raise DataError(f"Reference language {language!r} is not in these activations; present: {known}.{did_you_mean(language, known)}")
-    _check(statistics, permutations)
+    check_statistics(statistics, permutations)
     cells = complete_cells(acts, split=split, max_meanings=max_meanings, rng=rng)
-    draws = _draws(acts, cells, n_components, permutations, rng)
+    draws = draws_for(acts, cells, n_components, permutations, rng)
     pairs = [(a, cells.languages.index(r)) for a in range(len(cells.languages)) for r in dict.fromkeys(reference) if cells.languages[a] != r]
     rows: list[dict[str, Any]] = []
     best: dict[tuple[str, str, str], np.ndarray] = {}
@@ -155,14 +129,14 @@ def similarity(
         found = Layer(states, statistics, draws).measure(pairs)
         for a, language in enumerate(cells.languages):
             for statistic in statistics:
-                one = _averaged(found, statistic, [pair for pair in pairs if pair[0] == a], draws)
+                one = averaged(found, statistic, [pair for pair in pairs if pair[0] == a], draws)
                 key = position, language, statistic
-                best[key] = _nearer(statistic, best.get(key), one.null)
+                best[key] = nearer(statistic, best.get(key), one.null)
                 rows.append(
-                    {"position": position, "layer": layer, "language": language, "tier": cells.tiers[language], **_row(statistic, one, cells)}
+                    {"position": position, "layer": layer, "language": language, "tier": cells.tiers[language], **row_of(statistic, one, cells)}
                 )
     table = pd.DataFrame(rows).sort_values(["position", "layer"], kind="stable", ignore_index=True)
-    nulls = {key: _extreme(key[2], null, draws) for key, null in best.items()}
+    nulls = {key: extreme(key[2], null, draws) for key, null in best.items()}
     table["null_95"] = [nulls[key] for key in zip(table["position"], table["language"], table["statistic"], strict=True)]
     table.loc[table["value"].isna(), ["chance", "null_95"]] = np.nan
     table["control"] = np.nan
@@ -170,133 +144,8 @@ def similarity(
         table["control"] = _control(control, acts, cells, pairs, statistics, positions, draws, table)
     return Similarity(
         table,
-        _provenance(acts, cells, split, permutations, draws, statistics, reference=list(reference), has_control=control is not None),
+        provenance_with(acts, cells, split, permutations, draws, statistics, reference=list(reference), has_control=control is not None),
     )
-
-
-def pairwise_similarity(
-    acts: xr.Dataset,
-    statistic: str,
-    *,
-    layer: int | Sequence[int] | None = None,
-    position: str | Sequence[str] | None = None,
-    split: str | None = "score",
-    permutations: int = 100,
-    max_meanings: int = 256,
-    n_components: int = 10,
-    rng: np.random.Generator | None = None,
-) -> PairwiseSimilarity:
-    """Measure one statistic between every two languages, for a language x language map.
-
-    Parameters
-    ----------
-    acts : Dataset
-        Activations of a complete grid; one layer is read at a time.
-    statistic : str
-        One of those of :func:`similarity`; all are symmetric.
-    layer : int or sequence of int, optional
-        Default all, which gives the map a slider.
-    position : str or sequence of str, optional
-        Default all captured.
-
-    Returns
-    -------
-    PairwiseSimilarity
-        ``low``, ``high`` as in :func:`similarity`, per pair; ``chance``; ``null_95``: permuted translations at their
-        best over all pairs and layers, one number per position.
-
-    Raises
-    ------
-    DataError
-        Unknown statistic, layer, position or split; missing cells; states that are not finite.
-    """
-    rng = rng or np.random.default_rng(0)
-    _check([statistic], permutations)
-    cells = complete_cells(acts, split=split, max_meanings=max_meanings, rng=rng)
-    draws = _draws(acts, cells, n_components, permutations, rng)
-    places = [position] if isinstance(position, str) else position
-    layers = [int(layer)] if isinstance(layer, int | np.integer) else layer
-    n_languages = len(cells.languages)
-    pairs = [(a, b) for a in range(n_languages) for b in range(a + 1, n_languages)]
-    rows: list[dict[str, Any]] = []
-    best: dict[str, np.ndarray] = {}
-    for k, place, states in each_layer(acts, cells.rows, positions=places, layers=layers):
-        found = Layer(states, [statistic], draws).measure(pairs)
-        for a, b in pairs:
-            one = _averaged(found, statistic, [(a, b)], draws)
-            best[place] = _nearer(statistic, best.get(place), one.null)
-            for x, y in ((a, b), (b, a)):
-                language, other = cells.languages[x], cells.languages[y]
-                tiers = {"tier": cells.tiers[language], "other_tier": cells.tiers[other]}
-                rows.append({"position": place, "layer": k, "language": language, "other": other, **tiers, **_row(statistic, one, cells)})
-    table = pd.DataFrame(rows)
-    order = {language: i for i, language in enumerate(cells.languages)}
-    table = table.sort_values(["position", "layer", "language"], key=lambda c: c.map(order) if c.name == "language" else c, kind="stable")
-    table["null_95"] = [_extreme(statistic, best[p], draws) for p in table["position"]]
-    table.loc[table["value"].isna(), ["chance", "null_95"]] = np.nan
-    return PairwiseSimilarity(table.reset_index(drop=True), _provenance(acts, cells, split, permutations, draws, [statistic]))
-
-
-def _check(statistics: Sequence[str], permutations: int) -> None:
-    for statistic in statistics:
-        if statistic not in STATISTICS:
-            raise DataError(f"Unknown statistic {statistic!r}; expected any of {list(STATISTICS)}.{did_you_mean(statistic, STATISTICS)}")
-    if not statistics or permutations < 0:
-        raise DataError(f"Got {len(statistics)} statistics and {permutations} permutations. Expected at least one statistic and 0 or more draws.")
-
-
-def _draws(acts: xr.Dataset, cells: Cells, n_components: int, permutations: int, rng: np.random.Generator) -> Draws:
-    if n_components < 1:
-        raise DataError(f"n_components={n_components}: expected at least 1; the default is 10.")
-    return Draws.of(cells.rows.shape[1], n_components, permutations, acts.sizes["layer"], acts.sizes["hidden"], rng)
-
-
-def _averaged(found: dict[tuple[str, int, int], Measured], statistic: str, pairs: Iterable[tuple[int, int]], draws: Draws) -> Measured:
-    """Average a statistic over pairs; undefined if any pair is, since the mean over fewer is another quantity."""
-    every = [found.get((statistic, a, b)) for a, b in pairs]
-    defined = [one for one in every if one is not None]
-    if not defined or len(defined) < len(every):
-        return Measured(np.nan, np.full(len(draws.folds), np.nan), np.full(len(draws.shuffles), np.nan), np.nan)
-    value, chance, ceiling = (float(np.mean([getattr(one, name) for one in defined])) for name in ("value", "chance", "ceiling"))
-    return Measured(value, np.mean([one.without for one in defined], axis=0), np.mean([one.null for one in defined], axis=0), chance, ceiling)
-
-
-def _row(statistic: str, one: Measured, cells: Cells) -> dict[str, Any]:
-    n = cells.rows.shape[1]
-    if statistic in SHARES:
-        low, high = proportion_interval(one.value, one.without)
-    else:
-        if statistic in FITTED:
-            low, high = subset_interval(one.value, one.without, n, n // 3)
-        else:
-            low, high = (float(v) for v in jackknife_interval(one.value, jackknife_influence(np.asarray(one.value), one.without)))
-        least, most = _RANGES[statistic]
-        low, high = np.maximum(low, least), np.minimum(high, most)  # NaN stays NaN
-    return {
-        "statistic": statistic,
-        "value": one.value,
-        "low": low,
-        "high": high,
-        "n": n,
-        "chance": one.chance,
-        "ceiling": one.ceiling,
-    }
-
-
-def _nearer(statistic: str, best: np.ndarray | None, null: np.ndarray) -> np.ndarray:
-    """Keep the more similar of two sets of null draws, draw by draw; undefined layers do not count."""
-    if best is None:
-        return null
-    return np.fmin(best, null) if statistic in DISTANCES else np.fmax(best, null)
-
-
-def _extreme(statistic: str, null: np.ndarray, draws: Draws) -> float:
-    """Return what 5 % of the null draws reach."""
-    if not len(draws.shuffles):
-        return float("nan")
-    if statistic == "principal_angle":
-        null = draws.angles.min(axis=1)
-    return -float(max_quantile(-null)) if statistic in DISTANCES else float(max_quantile(null))
 
 
 def _control(
@@ -324,7 +173,7 @@ def _control(
         found = Layer(states, statistics, only).measure(pairs)
         for a, language in enumerate(cells.languages):
             for statistic in statistics:
-                one = _averaged(found, statistic, [pair for pair in pairs if pair[0] == a], only)
+                one = averaged(found, statistic, [pair for pair in pairs if pair[0] == a], only)
                 values[position, layer, language, statistic] = one.value
     keys = zip(table["position"], table["layer"], table["language"], table["statistic"], strict=True)
     return [values.get(key, np.nan) for key in keys]
@@ -344,23 +193,3 @@ def _same_rows(control: xr.Dataset, cells: Cells) -> Int[np.ndarray, "language m
             "Expected the same prompts in the untrained model; capture it with the same grid."
         )
     return np.array([[at[language, meaning] for meaning in cells.meanings] for language in cells.languages])
-
-
-def _provenance(
-    acts: xr.Dataset, cells: Cells, split: str | None, permutations: int, draws: Draws, statistics: Sequence[str], **more: Any
-) -> dict[str, Any]:
-    n = cells.rows.shape[1]
-    return provenance_of(
-        acts,
-        split=split,
-        languages=cells.languages,
-        statistics=list(statistics),
-        n_meanings=n,
-        permutations=permutations,
-        n_components=draws.n_components,
-        folds=FOLDS,
-        interval=f"jackknife over meanings; procrustes and principal_angle: a third left out, {SUBSETS} times",
-        null="permuted translations, best layer; principal_angle: random subspaces",
-        too_few_meanings={s: f"needs {STATISTICS[s]}" for s in statistics if n < STATISTICS[s]},
-        **more,
-    )
