@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import xarray as xr
+
 from workbench.errors import DataError
 from workbench.geometry.silhouette import Silhouettes, silhouettes
 from workbench.results import Result
