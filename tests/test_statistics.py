@@ -19,12 +19,14 @@ from workbench.statistics import (
     balanced_accuracy_interval,
     best_threshold,
     bootstrap_weights,
+    grouped_influence,
     holm,
     jackknife_influence,
     jackknife_interval,
     max_quantile,
     newcombe,
     newcombe_paired,
+    two_way_interval,
     wilson,
 )
 
@@ -209,3 +211,33 @@ def test_balanced_accuracy_and_gap_intervals_cover(shares, rng):
         _, low, high = balanced_accuracy_gap(labels, decided[0], decided[1])
         inside_gap += low <= (first_yes + first_no - second_yes - second_no) / 2 <= high
     assert inside / 300 >= 0.9 and inside_gap / 300 >= 0.92
+
+
+def test_groups_of_one_keep_their_influence_and_equal_groups_add_up(rng):
+    influence = rng.normal(size=(12, 3))
+    influence -= influence.mean(axis=0)
+    assert grouped_influence(influence, np.arange(12)) == pytest.approx(influence)
+    twins = np.repeat(influence, 2, axis=0)  # a copy of every case adds no information: the interval must not shrink
+    interval = jackknife_interval(np.zeros(3), grouped_influence(twins, np.repeat(np.arange(12), 2)))
+    assert np.array(interval) == pytest.approx(np.array(jackknife_interval(np.zeros(3), influence)))
+
+
+def test_the_grouped_jackknife_of_a_mean_leaves_out_whole_groups(rng):
+    rows, group_of = rng.normal(size=(20, 1)) + np.repeat(rng.normal(size=(5, 1)), 4, axis=0), np.repeat(np.arange(5), 4)
+    influence = jackknife_influence(rows.mean(axis=0), (rows.sum(axis=0) - rows) / 19)
+    without = np.array([rows[group_of != k].mean(axis=0) for k in range(5)])
+    assert grouped_influence(influence, group_of) == pytest.approx(jackknife_influence(rows.mean(axis=0), without))
+
+
+def test_the_two_way_interval_covers_the_mean_of_a_crossed_grid(rng):
+    """Rows, columns and cells all vary; over rows alone the interval misses, and twelve rows weigh as twelve."""
+    covered = np.zeros(2)
+    for _ in range(400):
+        grid = rng.normal(size=(12, 1)) + 0.3 * rng.normal(size=(1, 40)) + rng.normal(size=(12, 40))
+        value = grid.mean()
+        rows, columns = grid.mean(axis=1) - value, grid.mean(axis=0) - value
+        bounds = two_way_interval(value, columns, rows), jackknife_interval(value, columns)
+        covered += [bool(low <= 0 <= high) for low, high in bounds]
+    assert 0.93 <= covered[0] / 400 <= 0.99 and covered[1] / 400 < 0.6
+    assert np.isnan(two_way_interval(0.5, np.array([0.1, -0.1]), rows)).all()
+    assert two_way_interval(0.5, np.zeros(4), np.zeros(5)) == (0.5, 0.5)
