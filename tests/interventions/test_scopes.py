@@ -11,7 +11,7 @@ from tests.interventions.conftest import FAMILIES, LAYER, TEXTS
 from tests.tiny import build_grid
 from workbench.activations.capture import capture
 from workbench.errors import DataError, ModelError
-from workbench.interventions import SCOPES, Add
+from workbench.interventions import SCOPES, Ablate, Add, Patch
 from workbench.models.hooks import record
 from workbench.models.passes import Batch, announced
 
@@ -119,6 +119,27 @@ def test_rows_choose_prompts_by_id_and_scale_the_strength(stepper, vector):
         torch.testing.assert_close((found - plain)[row], expected, atol=2e-6, rtol=0)
     series, _ = steps.run(Add(vector, layers=LAYER, rows=pd.Series([1, 0, 0.5], index=["a", "b", "c"])), cache=True)
     assert torch.equal(series, found)
+
+
+@pytest.mark.parametrize("scope", ["all", "last_prompt"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda v, **options: Add(v, 2.0, layers=LAYER, **options),
+        lambda v, **options: Add(v, 0.3, "norm", layers=LAYER, **options),
+        lambda v, **options: Ablate(v, layers=LAYER, **options),
+        lambda v, **options: Patch(4.0, layers=LAYER, along=v, **options),
+        lambda v, **options: Patch(v, layers=LAYER, **options),
+    ],
+    ids=["add", "add by norm", "ablate", "patch coordinate", "patch"],
+)
+def test_every_edit_is_scaled_by_its_factor_and_acts_on_the_named_tokens_only(stepper, vector, make, scope):
+    steps = stepper("llama")
+    plain, _ = steps.run(cache=True)
+    whole, _ = steps.run(make(vector), cache=True)
+    part, _ = steps.run(make(vector, scope=scope, rows={"a": 0.25, "b": 0.5, "c": 3}), cache=True)
+    factor = torch.tensor([0.25, 0.5, 3.0]).view(-1, 1, 1) * steps.region(scope).unsqueeze(-1)
+    torch.testing.assert_close(part - plain, factor * (whole - plain), atol=2e-5, rtol=1e-4)
 
 
 def test_rows_in_the_order_of_the_batch_suit_a_batch_of_ones_own(tiny_model, vector):

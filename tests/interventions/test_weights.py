@@ -152,7 +152,7 @@ def test_what_cannot_be_made_orthogonal_is_refused(tiny_model, tiny_tokenizer, v
     model = build_model("llama", vocab_size=len(tiny_tokenizer))
     model.model.layers[1].mlp.down_proj = torch.nn.Sequential(model.model.layers[1].mlp.down_proj)
     chat = load_model(model, tokenizer=tiny_tokenizer, check=False)
-    with pytest.raises(ModelError, match=r"blocks\.1\.mlp\.hook_out: no single output matrix"), orthogonalised(chat, vector):
+    with pytest.raises(ModelError, match=r"blocks\.1\.hook_mlp_out: no single output matrix"), orthogonalised(chat, vector):
         pass
     model = build_model("llama", vocab_size=len(tiny_tokenizer))
     inner = model.model.embed_tokens.forward

@@ -246,19 +246,43 @@ def test_what_attention_and_mlp_add_up_to_is_the_stream(tiny_model, family):
     watch = {name: (lambda r, name=name: added.__setitem__(name, r.clone()) or r) for name in chat.parts.writes}
     with torch.no_grad(), edited(chat, watch), record(chat, range(chat.n_layers + 1)) as states:
         chat.model(input_ids=ids)
-    assert list(added) == [f"blocks.{k}.{branch}.hook_out" for k in range(chat.n_layers) for branch in ("attn", "mlp")]
+    assert list(added) == [f"blocks.{k}.hook_{branch}_out" for k in range(chat.n_layers) for branch in ("attn", "mlp")]
     total = states[0]
     for k in range(chat.n_layers):
-        total = total + added[f"blocks.{k}.attn.hook_out"] + added[f"blocks.{k}.mlp.hook_out"]
+        total = total + added[f"blocks.{k}.hook_attn_out"] + added[f"blocks.{k}.hook_mlp_out"]
         torch.testing.assert_close(total, states[k + 1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # transformer_lens and what it imports warn at import
+@pytest.mark.parametrize("family", FAMILIES)
+def test_writes_are_transformerlens_sites(tiny_model, family):
+    chat = tiny_model(family)
+    ids, _ = chat.pad([chat.tokenise(TEXTS)[1].ids])
+    ours = {}
+    watch = {name: (lambda r, name=name: ours.__setitem__(name, r.clone()) or r) for name in chat.parts.writes}
+    with torch.no_grad(), edited(chat, watch):
+        chat.model(input_ids=ids)
+        spelled = {"attn": "ln1_post" if "gemma" in family else "attn", "mlp": "ln2_post" if "gemma" in family else "mlp"}
+        names = [f"blocks.{k}.{inner}.hook_out" for k in range(chat.n_layers) for inner in spelled.values()]
+        _, cache = chat.bridge.run_with_cache(ids, names_filter=[*ours, *names], use_cache=False)
+    for name, canonical in zip(names, ours, strict=True):
+        torch.testing.assert_close(ours[canonical], cache[canonical], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours[canonical], cache[name], atol=1e-5, rtol=1e-5)
+        assert place_of(chat, name) == canonical
 
 
 def test_places_have_one_spelling(tiny_model):
     chat = tiny_model("llama")
     assert [place_of(chat, name) for name in (3, "blocks.2.hook_out", "blocks.3.hook_in", "embed.hook_out")] == [3, 3, 3, 0]
-    assert place_of(chat, "blocks.1.hook_attn_out") == place_of(chat, "blocks.1.attn.hook_out") == "blocks.1.attn.hook_out"
-    with pytest.raises(ModelError, match=r"has no 'blocks.4.mlp.hook_out': expected a block from 0 to 3"):
+    assert place_of(chat, "blocks.1.hook_attn_out") == place_of(chat, "blocks.1.attn.hook_out") == "blocks.1.hook_attn_out"
+    assert place_of(tiny_model("gemma2"), "blocks.1.ln2_post.hook_out") == "blocks.1.hook_mlp_out"
+    with pytest.raises(ModelError, match=r"no 'blocks.4.mlp.hook_out': expected a block from 0 to 3"):
         place_of(chat, "blocks.4.mlp.hook_out")
+    with pytest.raises(ModelError, match=r"a norm follows the branch.*Expected 'blocks.1.hook_attn_out'"):
+        place_of(tiny_model("gemma2"), "blocks.1.attn.hook_out")
+    with pytest.raises(ModelError, match=r"no norm follows the branch"):
+        place_of(chat, "blocks.1.ln1_post.hook_out")
 
 
 def test_a_block_that_adds_something_else_is_refused(tiny_tokenizer):

@@ -13,15 +13,8 @@ from torch import Tensor
 from workbench.errors import DataError, did_you_mean
 from workbench.models.passes import REGIONS, Pass
 
-#: What the scopes mean; a tuple of them is their union.
-SCOPES = {
-    "all": "prompt and generated tokens, never padding",
-    "prompt": "every token of the rendered prompt",
-    "last_prompt": "the prompt's last token, where the reply begins",
-    "instruction": "the tokens of the user's text",
-    "decode": "every generated token",
-}
-assert tuple(SCOPES) and set(SCOPES) == set(REGIONS)
+#: What an edit can act on; a tuple of names is their union.
+SCOPES = dict(REGIONS)
 
 
 def as_scope(scope: str | Sequence[str]) -> tuple[str, ...]:

@@ -195,7 +195,7 @@ def edited(chat: Any, edits: Mapping[int | str, Edit | Sequence[Edit]]) -> Itera
         Anything with ``parts`` and ``name``.
     edits : mapping of int or str to callable or sequence of callables
         ``edit(residual [prompt token hidden]) -> same shape``, per layer, or per site of what attention or MLP adds
-        (``blocks.3.attn.hook_out``). During generation with a KV cache an edit sees the whole prompt first and then one
+        (``blocks.3.hook_attn_out``). During generation with a KV cache an edit sees the whole prompt first and then one
         token at a time; one with a true attribute ``wants_pass`` is called with the :class:`~workbench.models.passes.Pass`
         too, which says which token is which. It must return a new tensor. A ``label`` attribute, if it has one, names it
         in the provenance of what is measured meanwhile.

@@ -20,8 +20,14 @@ from torch import Tensor
 from workbench.errors import ModelError
 from workbench.models.tokens import Tokens
 
-#: Regions of a pass. "all" is every token that is not padding.
-REGIONS = ("all", "prompt", "last_prompt", "instruction", "decode")
+#: Regions of a pass, and what is in them.
+REGIONS = {
+    "all": "prompt and generated tokens, never padding",
+    "prompt": "every token of the rendered prompt",
+    "last_prompt": "the prompt's last token, where the reply begins",
+    "instruction": "the tokens of the user's text",
+    "decode": "every generated token",
+}
 
 _OPEN: ContextVar[tuple[Any, ...]] = ContextVar("workbench_open", default=())
 _BATCH: ContextVar[Batch | None] = ContextVar("workbench_batch", default=None)

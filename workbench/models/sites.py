@@ -123,14 +123,12 @@ def place_of(chat: Any, name: int | str) -> int | str:
     ModelError
         For a place that the model does not have.
     """
-    write = as_write_site(name) if isinstance(name, str) else None
-    if write is None:
-        layer = layer_of(name) if isinstance(name, str) else name
-        require_layers(chat, [layer])
-        return int(layer)
-    if write not in chat.parts.writes:
-        raise ModelError(f"{chat.name} has no {name!r}: expected a block from 0 to {len(chat.parts.blocks) - 1}.")
-    return write
+    write = as_write_site(name, lambda: chat.parts.writes) if isinstance(name, str) else None
+    if write is not None:
+        return write
+    layer = layer_of(name) if isinstance(name, str) else name
+    require_layers(chat, [layer])
+    return int(layer)
 
 
 def require_layers(chat: Any, layers: Sequence[int]) -> None:

@@ -1,13 +1,13 @@
 """Where attention and MLP add to the residual stream: found by the names of a block's parts, then verified by adding up.
 
-Sites are ``blocks.{k}.attn.hook_out`` and ``blocks.{k}.mlp.hook_out``, TransformerLens' names for what is added. Where a
-family normalises a branch before adding it (Gemma), the site is after that norm.
+Sites are ``blocks.{k}.hook_attn_out`` and ``blocks.{k}.hook_mlp_out``, which in TransformerLens mean what is added in every
+family. Where a branch is normalised before it is added (Gemma) that is ``ln1_post.hook_out``, elsewhere ``attn.hook_out``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -66,21 +66,48 @@ def write_site(block: int, branch: str) -> str:
     Examples
     --------
     >>> write_site(3, "attn")
-    'blocks.3.attn.hook_out'
+    'blocks.3.hook_attn_out'
     """
-    return f"blocks.{block}.{branch}.hook_out"
+    return f"blocks.{block}.hook_{branch}_out"
 
 
-def as_write_site(name: str) -> str | None:
-    """Return the canonical name of a write's site, or None if the name is another place's.
+#: Other names of a write -> branch, and whether the name stands behind a norm (None: in every family).
+_SPELLINGS = {
+    "hook_attn_out": ("attn", None),
+    "hook_mlp_out": ("mlp", None),
+    "attn.hook_out": ("attn", False),
+    "mlp.hook_out": ("mlp", False),
+    "ln1_post.hook_out": ("attn", True),
+    "ln2_post.hook_out": ("mlp", True),
+}
 
-    Examples
-    --------
-    >>> as_write_site("blocks.3.hook_mlp_out"), as_write_site("blocks.3.hook_out")
-    ('blocks.3.mlp.hook_out', None)
+
+def as_write_site(name: str, writes: Callable[[], dict[str, Write]]) -> str | None:
+    """Return the canonical name of a write's site, or None if the name is another kind of place's.
+
+    Parameters
+    ----------
+    name : str
+        A TransformerLens name.
+    writes : callable
+        Gives the model's writes by canonical site; asked only for names of writes.
+
+    Raises
+    ------
+    ModelError
+        If the model has no such block, or the name is not where this family adds.
     """
-    found = re.fullmatch(r"blocks\.(\d+)\.(?:(attn|mlp)\.hook_out|hook_(attn|mlp)_out)", name)
-    return write_site(int(found[1]), found[2] or found[3]) if found else None
+    found = re.fullmatch(r"blocks\.(\d+)\.(\w+(?:\.hook_out)?)", name)
+    if found is None or found[2] not in _SPELLINGS:
+        return None
+    branch, behind = _SPELLINGS[found[2]]
+    site, there = write_site(int(found[1]), branch), writes()
+    if site not in there:
+        raise ModelError(f"There is no {name!r}: expected a block from 0 to {len(there) // len(BRANCHES) - 1}.")
+    if behind is not None and behind != (there[site].norm is not None):
+        stands = "no norm follows the branch" if behind else "a norm follows the branch, and what is added stands behind it"
+        raise ModelError(f"{name!r} is not what the block adds here: {stands}. Expected {site!r}, which is that in every family.")
+    return site
 
 
 def find_writes(base: nn.Module, blocks: nn.ModuleList) -> dict[str, Write]:

@@ -1,0 +1,147 @@
+"""What steering costs: batched greedy generation under edits against plain Hugging Face generation of the same batches.
+
+Run ``python tests/benchmarks/generation.py [--json PATH] [--rounds N] [--threads N]`` from the repository root. A 12-layer random Llama (width
+512, 32,000 tokens, no end token, so that every reply is 32 tokens long) answers 48 prompts of 16 to 128 tokens.
+
+Times are CPU seconds of the process (all its threads), not wall time, so that a shared machine disturbs them less; methods take turns within each
+round, and the median over rounds of the ratio within the round is given. Plain generation is handed the padded batches that ``reply_to`` makes;
+prompts are tokenised outside the clock. That strength 0 gives the plain replies, and the other edits different ones, is asserted; times are not.
+
+``--json`` writes ``{"goals": {name: {"ratio", "goal", "met"}}, "methods": {name: {"cpu_s", "ratio", "cpu_s_rounds"}}, "work": {...},
+"machine": {...}}``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import torch
+
+from tests.benchmarks.capture import LAYERS, WIDTH, build
+from workbench.behavior.generate import _greedy, reply_to
+from workbench.interventions import Ablate, Add
+from workbench.models import ChatModel
+from workbench.models.tokens import Tokens
+
+PROMPTS, NEW, BUDGET = 48, 32, 2048
+LAYER = LAYERS // 2
+GOAL = 1.05
+
+
+def edits() -> dict[str, list[Any]]:
+    """Name the edits to be timed."""
+    vector = np.random.default_rng(1).normal(size=WIDTH)
+    where = {"layers": LAYER, "scope": ("last_prompt", "decode")}
+    return {
+        "reply_to, no edit": [],
+        "Add, strength 0": [Add(vector, 0.0, **where)],
+        "Add, one layer, last prompt token and decoding": [Add(vector, 4.0, **where)],
+        "Add, one layer, all tokens": [Add(vector, 4.0, layers=LAYER)],
+        "Add, one layer, in units of each token's norm": [Add(vector, 0.5, "norm", **where)],
+        "Ablate, one layer, all tokens": [Ablate(vector, layers=LAYER)],
+        "Ablate, everywhere": [Ablate(vector)],
+    }
+
+
+def prepared(threads: int) -> tuple[ChatModel, list[list[Tokens]]]:
+    """Load the model and cut the batches as generate() does: longest first, prompt and reply within the budget."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(threads)
+    chat, grid = build()
+    chat.model.generation_config.eos_token_id = None
+    chat.tokenizer.eos_token = None
+    tokens = sorted(chat.tokenise(grid.frame["text"].tolist()[:PROMPTS]), key=lambda t: -len(t))
+    batches = []
+    while tokens:
+        rows = max(1, BUDGET // (len(tokens[0]) + NEW))
+        batches.append(tokens[:rows])
+        tokens = tokens[rows:]
+    return chat, batches
+
+
+def plain(chat: ChatModel, batches: list[list[Tokens]]) -> list[str]:
+    """Generate with Hugging Face alone, on padded batches."""
+    texts = []
+    with torch.inference_mode():
+        for batch in batches:
+            ids, mask = chat.pad([t.ids for t in batch], side="left")
+            grown = chat.model.generate(input_ids=ids, attention_mask=mask, generation_config=_greedy(chat, NEW, []))
+            texts += chat.tokenizer.batch_decode(grown[:, ids.shape[1] :].tolist(), skip_special_tokens=True)
+    return texts
+
+
+def steered(chat: ChatModel, batches: list[list[Tokens]], some: list[Any]) -> list[str]:
+    """Generate as generate() does, under edits."""
+    with chat.edited(*some):
+        return [reply.reply for batch in batches for reply in reply_to(chat, batch, NEW, prompt_ids=[str(n) for n in range(len(batch))])]
+
+
+def measure(rounds: int, threads: int) -> dict[str, Any]:
+    """Time the methods in turns and compare their replies."""
+    chat, batches = prepared(threads)
+    methods: dict[str, Callable[[list[list[Tokens]]], list[str]]] = {"plain Hugging Face generate": lambda some: plain(chat, some)}
+    for name, given in edits().items():
+        methods[name] = lambda some, given=given: steered(chat, some, given)
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    replies: dict[str, list[str]] = {}
+    for method in methods.values():
+        method([batches[-1][:2]])
+    order = list(methods)
+    for turn in range(rounds):
+        for name in order[turn % len(order) :] + order[: turn % len(order)]:  # nobody always comes first
+            start = time.process_time()
+            replies[name] = methods[name](batches)
+            seconds[name].append(time.process_time() - start)
+    baseline, *others = methods
+    assert replies["reply_to, no edit"] == replies["Add, strength 0"] == [text.strip() for text in replies[baseline]]
+    assert all(replies[name] != replies[baseline] for name in others[2:]), "an edit that changes nothing shows nothing"
+    ratio = {name: statistics.median(a / b for a, b in zip(times, seconds[baseline], strict=True)) for name, times in seconds.items()}
+    timed = "Add, one layer, last prompt token and decoding"
+    return {
+        "goals": {f"{timed} / plain": {"ratio": ratio[timed], "goal": f"at most {GOAL}", "met": ratio[timed] <= GOAL}},
+        "methods": {name: {"cpu_s": statistics.median(seconds[name]), "ratio": ratio[name], "cpu_s_rounds": seconds[name]} for name in methods},
+        "work": {"prompts": PROMPTS, "batches": [len(b) for b in batches], "new_tokens": NEW, "layers": LAYERS, "width": WIDTH, "rounds": rounds},
+        "machine": {"threads": threads, **{name: version(name) for name in ("torch", "transformers")}},
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """Lay the figures out for reading."""
+    lines = ["| method | CPU seconds | to plain generation |", "| --- | --- | --- |"]
+    lines += [f"| {name} | {row['cpu_s']:.2f} | {row['ratio']:.3f} |" for name, row in report["methods"].items()]
+    lines.append("")
+    lines += [f"{name}: {row['ratio']:.3f}, goal {row['goal']}: {'met' if row['met'] else 'NOT met'}" for name, row in report["goals"].items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse the command line, measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    report = measure(options.rounds, options.threads)
+    sys.stdout.write(table(report) + "\n")
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
