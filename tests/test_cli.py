@@ -52,7 +52,7 @@ def test_help_loads_no_heavy_package():
 
 def test_demo_diagnoses_the_organism_and_ends_with_the_reports_path(asked, capsys, tmp_path):
     assert run("demo", "--out", tmp_path / "out") == 0
-    assert asked == {"model": "organism:aligned", "before": "organism:base", "prompts": "organism", "out": tmp_path / "out"}
+    assert asked == {"model": "organism:aligned", "before": "organism:helpful", "prompts": "organism", "out": tmp_path / "out"}
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[-1] == str(tmp_path / "run" / "report.html")
     assert any("qad" in line for line in lines) and any("bottleneck" in line for line in lines)

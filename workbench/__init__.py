@@ -4,7 +4,7 @@ Nothing heavy is imported until it is used, so ``import workbench`` is quick::
 
     import workbench as wb
 
-    run = wb.diagnose("organism:aligned", before="organism:base", prompts="organism", out="runs/demo")
+    run = wb.diagnose("organism:aligned", before="organism:helpful", prompts="organism", out="runs/demo")
     wb.build_report(run.folder)
 """
 
@@ -25,11 +25,17 @@ _PUBLIC = {
     "capture": "workbench.activations.capture",
     "open_store": "workbench.activations.store",
     "variance_shares": "workbench.geometry",
+    "harm_variance": "workbench.geometry",
     "silhouettes": "workbench.geometry",
     "find_bottleneck": "workbench.geometry",
     "separation": "workbench.geometry",
     "clusters": "workbench.geometry",
     "retrieval": "workbench.geometry",
+    "similarity": "workbench.geometry",
+    "pairwise_similarity": "workbench.geometry",
+    "largest_complete": "workbench.geometry",
+    "lasa_layers": "workbench.geometry",
+    "track_languages": "workbench.diagnosis.lens",
     "harm_direction": "workbench.directions",
     "project": "workbench.directions",
     "transfer_auroc": "workbench.directions",

@@ -65,7 +65,7 @@ def demo(out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/dem
     """
     from workbench.diagnosis.diagnose import diagnose as run_diagnosis
 
-    run = run_diagnosis("organism:aligned", before="organism:base", prompts="organism", out=out)
+    run = run_diagnosis("organism:aligned", before="organism:helpful", prompts="organism", out=out)
     _finish(run.folder)
 
 

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from workbench.diagnosis.diagnose import _ask, diagnose
+from workbench.diagnosis.asked import ask
+from workbench.diagnosis.diagnose import diagnose
 from workbench.errors import ModelError, PromptError, StoreMismatchError
 from workbench.models.load import load_model
 from workbench.organism.network import Recipe
@@ -179,7 +180,7 @@ def test_a_prompt_without_room_for_its_reply_is_left_out_before_anything_is_capt
     prompts.loc[row, "text"] = fitting[-1]
     prompts.to_csv(tmp_path / "long.csv", index=False)
     grid = load_prompts(tmp_path / "long.csv")
-    asked = _ask(chat, None, grid, None, 0, new_tokens=8)
+    asked = ask(chat, None, grid, None, 0, new_tokens=8)
     assert asked.dropped[["what", "language", "n"]].values.tolist() == [["prompts", "qab", 1]]
     assert "with 8 for the reply" in asked.dropped["reason"].iloc[0]
     assert len(asked.grid) == len(grid) - 1

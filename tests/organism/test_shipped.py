@@ -13,7 +13,7 @@ WEIGHTS = PROMPTS_FILE.parent
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "demo"
-    return diagnose("organism:aligned", before="organism:base", prompts="organism", out=folder, progress=False)
+    return diagnose("organism:aligned", before="organism:helpful", prompts="organism", out=folder, progress=False)
 
 
 def rates(run, statistic):

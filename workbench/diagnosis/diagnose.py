@@ -5,44 +5,30 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from torch import nn
 
-from workbench.activations.capture import capture, too_long
+from workbench.activations.capture import capture
 from workbench.behavior.judges import read_refusals
 from workbench.diagnosis import measure
+from workbench.diagnosis.asked import Asked, ask, chat_of, grid_of, listed
+from workbench.diagnosis.geometry import measure_geometry
 from workbench.diagnosis.run import Run, write_json
 from workbench.diagnosis.summary import summarise
 from workbench.diagnosis.understanding import understanding
-from workbench.diagnosis.usable import comparable, drop_thin, reference_of
-from workbench.errors import ModelError, PromptError
 from workbench.models.chat import ChatModel
 from workbench.models.load import load_model, untrained_like
 from workbench.prompts.grid import PromptGrid
-from workbench.prompts.sources import load_prompts
 
 logger = logging.getLogger(__name__)
 
 POSITIONS = ("t_inst", "t_post_inst")
 HEADLINE_POSITION = "t_inst"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The models as they are asked, the grid that all of them can answer, and the part whose meanings are in each language."""
-
-    after: ChatModel
-    before: ChatModel | None
-    grid: PromptGrid
-    part: PromptGrid
-    reference: list[str]
-    dropped: pd.DataFrame
 
 
 def diagnose(
@@ -115,16 +101,17 @@ def diagnose(
 
     Examples
     --------
-    >>> run = diagnose("organism:aligned", before="organism:base", prompts="organism", out="runs/demo")  # doctest: +SKIP
+    >>> run = diagnose("organism:aligned", before="organism:helpful", prompts="organism", out="runs/demo")  # doctest: +SKIP
     """
-    grid = _grid(prompts, harmless, harmful, subset, languages, limit, seed, tiers, strip_punctuation)
+    grid = grid_of(prompts, harmless, harmful, subset, languages, limit, seed, tiers, strip_punctuation)
+    grid.drop_unusable()  # refuses a set without labels before a model is loaded
     options: dict[str, Any] = {"template": template, "system": system, "dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
-    after = _chat(model, options)
+    after = chat_of(model, options)
     spec = {
         "model": after.provenance(),
         "before": None if before is None else before.name if isinstance(before, ChatModel) else str(before),
         "prompts": grid.provenance | {"hash": grid.hash, "labels": measure.labels_hash(grid, refusals)},
-        "reference": _listed(reference),
+        "reference": listed(reference),
         "limit": limit,
         "null_seeds": null_seeds,
         "seed": seed,
@@ -145,7 +132,7 @@ def diagnose(
             shared.write_text(after.template.text, encoding="utf-8")
             given = template if after.template.kind == "raw" else str(shared)
             earlier = load_model(before, **{**options, "template": given, "system": after.system})
-    asked = _ask(after, earlier, grid, _listed(reference), seed, new_tokens)
+    asked = ask(after, earlier, grid, listed(reference), seed, new_tokens)
     # nothing is written before all of the request is known to be good: a corrected request may use the same folder
     run = Run.start(out, spec)
     if found is not None:
@@ -164,85 +151,6 @@ def diagnose(
     _measure(run, asked, refusals=refusals, new_tokens=new_tokens, null_seeds=null_seeds, seed=seed, redact=redact, progress=progress)
     run.update_manifest(status="finished")
     return run
-
-
-def _chat(model: Any, options: dict[str, Any]) -> ChatModel:
-    """Load a model, or take one that is loaded."""
-    if not isinstance(model, ChatModel):
-        if isinstance(model, nn.Module):
-            raise ModelError(f"{type(model).__name__}: a model in memory comes without a tokenizer. Give load_model(model, tokenizer=...) instead.")
-        return load_model(model, **options)
-    extra = [name for name, value in options.items() if value]
-    if extra:
-        raise ModelError(f"{', '.join(extra)} given together with a loaded model. They shape how a model is loaded: pass them to load_model instead.")
-    return model
-
-
-def _listed(value: Sequence[str] | str | None) -> list[str] | None:
-    if value is None:
-        return None
-    return [v.strip() for v in value.split(",") if v.strip()] if isinstance(value, str) else list(value)
-
-
-def _grid(
-    prompts: str | Path | PromptGrid,
-    harmless: str | None,
-    harmful: str | None,
-    subset: str | None,
-    languages: Sequence[str] | str | None,
-    limit: int | None,
-    seed: int,
-    tiers: str | Path | None,
-    strip_punctuation: bool,
-) -> PromptGrid:
-    if isinstance(prompts, PromptGrid):
-        given = {"harmless": harmless, "harmful": harmful, "subset": subset, "tiers": tiers}
-        extra = [name for name, value in given.items() if value is not None]
-        if extra:
-            raise PromptError(
-                f"{', '.join(extra)} given together with a PromptGrid. They shape how a set is loaded: pass them to load_prompts instead."
-            )
-        grid = prompts if languages is None else prompts.select(languages=_listed(languages))
-        grid = grid if limit is None else grid.limit(limit, seed=seed)
-        return grid.strip_final_punctuation() if strip_punctuation else grid
-    return load_prompts(
-        prompts,
-        harmless=harmless,
-        harmful=harmful,
-        subset=subset,
-        languages=_listed(languages),
-        limit=limit,
-        seed=seed,
-        tiers=tiers,
-        strip_punctuation=strip_punctuation,
-    )
-
-
-def _ask(after: ChatModel, before: ChatModel | None, grid: PromptGrid, reference: list[str] | None, seed: int, new_tokens: int) -> Asked:
-    """Leave out what cannot be measured, with the reason, and settle splits and reference languages."""
-    dropped = []
-    for chat, room in [(after, new_tokens)] if before is None else [(after, new_tokens), (before, 0)]:
-        long = too_long(chat, grid, room=room)
-        if len(long):
-            for language, part in long.groupby("language", sort=False):
-                least, most = int(part["n_tokens"].min()), int(part["n_tokens"].max())
-                reply = f" with {room} for the reply" if room else ""
-                reason = f"longer than the context of {chat.context} tokens ({least} to {most}{reply}): {chat.name}"
-                dropped.append({"what": "prompts", "language": language, "n": len(part), "reason": reason})
-            kept = grid.frame[~grid.frame["prompt_id"].isin(long["prompt_id"])]
-            if kept.empty:
-                free = f", {room} of them for the reply" if room else ""
-                raise PromptError(
-                    f"No prompt fits the context of {chat.context} tokens of {chat.name}{free}. Expected shorter prompts, fewer --max-new-tokens, "
-                    "or a model with a longer context."
-                )
-            grid = PromptGrid(kept.reset_index(drop=True), provenance=grid.provenance)
-    grid, unusable = grid.drop_unusable()
-    grid, thin = drop_thin(grid.with_splits(seed=seed))
-    tables = [table for table in (pd.DataFrame(dropped), unusable, thin) if len(table)]
-    listed = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"what": [], "language": [], "n": [], "reason": []})
-    settled = reference_of(grid, reference, listed)
-    return Asked(after, before, grid, comparable(grid, settled, listed), settled, listed)
 
 
 def _measure(
@@ -268,7 +176,7 @@ def _measure(
     run.save("tokens_per_character", measure.tokens_per_character(acts))
 
     layers, represented, auroc, thresholds = _harm(run, asked, acts, earlier, untrained, seed)
-    bottleneck = _geometry(run, asked, acts, earlier, untrained, layers, seed)
+    bottleneck = measure_geometry(run, asked, acts, earlier, untrained, layers, seed=seed, progress=progress)
 
     outcomes, refusal = measure.behaviour(
         run, asked.after, grid, refusals=refusals, new_tokens=new_tokens, redact=redact, progress=progress
@@ -331,45 +239,3 @@ def _harm(
     both = pd.concat(tables, ignore_index=True)
     run.save("auroc", both, auroc.provenance)
     return layers, represented.table, both, moved.table
-
-
-def _geometry(
-    run: Run,
-    asked: Asked,
-    acts: xr.Dataset,
-    earlier: xr.Dataset | None,
-    untrained: Sequence[xr.Dataset],
-    layers: dict[str, int],
-    seed: int,
-) -> pd.DataFrame:
-    """Language against meaning by layer, the bottleneck, retrieval and clusters; on the complete part of the grid."""
-    from workbench.geometry import clusters, find_bottleneck, retrieval, separation, silhouettes, variance_shares
-
-    complete = measure.rows_of(acts, asked.part)
-    run.save("dropped", pd.concat([asked.dropped, measure.left_out_of_geometry(asked.grid, asked.part)], ignore_index=True))
-    shares, profiles, verdicts = [], [], []
-    for name, data in (("after", acts), ("before", earlier)):
-        if data is None:
-            continue
-        whole = data.isel(prompt=complete)
-        shares.append(variance_shares(whole).table.assign(model=name))
-        profile = silhouettes(whole, rng=np.random.default_rng(seed))
-        profiles.append(profile.table.assign(model=name))
-        verdicts.append(find_bottleneck(profile, n_layers=int(data["layer"].max()), rng=np.random.default_rng(seed)).table.assign(model=name))
-    run.save("variance_shares", pd.concat(shares, ignore_index=True))
-    run.save("silhouettes", pd.concat(profiles, ignore_index=True))
-    bottleneck = run.save("bottleneck", pd.concat(verdicts, ignore_index=True)).table
-
-    # nothing is fitted for retrieval, so the fit meanings may be scored: only those that choose the layer may not
-    control = measure.scored_twice(untrained[0].isel(prompt=complete)) if untrained else None
-    pairs = measure.scored_twice(acts.isel(prompt=complete))
-    compared = [tag for tag in asked.reference if tag in asked.part.languages]
-    if compared:
-        run.save("retrieval", retrieval(pairs, compared, control=control, rng=np.random.default_rng(seed)))
-    depth = min(chat.n_layers for chat in (asked.after, asked.before) if chat is not None)  # a slider shows both models at a layer
-    shown = [k for k in measure.shown_layers(asked.after.n_layers, layers.values()) if k <= depth]
-    points = clusters(acts, before=earlier, layers=shown, rng=np.random.default_rng(seed))
-    run.save("clusters", points)
-    run.save("cluster_axes", points.axes())
-    run.save("separation", separation(acts, earlier))
-    return bottleneck

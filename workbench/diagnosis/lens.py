@@ -22,7 +22,7 @@ from workbench.prompts.languages import normalise
 _REPLIES = ("answer", "refusal")
 
 
-def track(
+def track_languages(
     chat: ChatModel,
     grid: PromptGrid,
     *,
@@ -83,7 +83,7 @@ def track(
 
     Examples
     --------
-    >>> track(load_model("organism:aligned"), load_prompts("organism")).summary()  # doctest: +SKIP
+    >>> track_languages(load_model("organism:aligned"), load_prompts("organism")).summary()  # doctest: +SKIP
     """
     rng = rng or np.random.default_rng(0)
     scored = _scored(grid, split, max_meanings, rng)

@@ -92,8 +92,12 @@ def rows_of(acts: xr.Dataset, part: PromptGrid) -> np.ndarray:
     return np.flatnonzero(pd.Index(part.frame["prompt_id"]).get_indexer(acts["prompt"].values.astype(str)) >= 0)
 
 
-def left_out_of_geometry(grid: PromptGrid, part: PromptGrid) -> pd.DataFrame:
+def left_out_of_geometry(grid: PromptGrid, part: PromptGrid | None) -> pd.DataFrame:
     """List what comparing the same meanings across languages had to leave out; the other measurements keep it."""
+    columns = ["what", "language", "n", "reason"]
+    if part is None:
+        reason = "no meaning occurs in two languages, so nothing that compares the same meanings across languages was measured"
+        return pd.DataFrame([("comparison", "all", len(grid), reason)], columns=columns)
     rows = []
     for tag in grid.languages:
         n = len(grid.select(languages=[tag]))
@@ -105,7 +109,7 @@ def left_out_of_geometry(grid: PromptGrid, part: PromptGrid) -> pd.DataFrame:
     if len(set(part.frame["harmful"])) < 2:
         only = "harmful" if part.frame["harmful"].all() else "harmless"
         rows.append(("class", "all", len(part), f"geometry and retrieval rest on {only} prompts alone: only they are there in every language"))
-    return pd.DataFrame(rows, columns=["what", "language", "n", "reason"])
+    return pd.DataFrame(rows, columns=columns)
 
 
 def shown_layers(n_layers: int, wanted: Iterable[int]) -> list[int]:

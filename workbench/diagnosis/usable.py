@@ -67,13 +67,14 @@ def reference_of(grid: PromptGrid, wanted: Sequence[str] | None, dropped: pd.Dat
     return grid.reference(wanted)
 
 
-def comparable(grid: PromptGrid, reference: Sequence[str], dropped: pd.DataFrame) -> PromptGrid:
+def comparable(grid: PromptGrid, reference: Sequence[str], dropped: pd.DataFrame) -> PromptGrid | None:
     """Return the part of a grid on which languages can be compared meaning by meaning, before anything is computed.
 
     Returns
     -------
-    PromptGrid
-        Complete: each of its meanings is there in each of its languages.
+    PromptGrid or None
+        Complete: each of its meanings is there in each of its languages. None for a set that is not parallel at all: no
+        meaning occurs in two languages, so directions and thresholds can be carried over but nothing compared by meaning.
 
     Raises
     ------
@@ -94,6 +95,8 @@ def comparable(grid: PromptGrid, reference: Sequence[str], dropped: pd.DataFrame
             f"The reference languages {', '.join(reference)} have {harmful} harmful and {len(fitted) - harmful} harmless prompts in split fit, which "
             f"the harm direction comes from. Expected both; {_ADVICE}.{left_out}"
         )
+    if not frame["meaning_id"].duplicated().any():
+        return None
     part = grid.complete()
     splits = part.frame.drop_duplicates("meaning_id")["split"]
     n_select = int((splits == "select").sum())

@@ -121,8 +121,8 @@ def train(
     Parameters
     ----------
     out : path
-        Gets ``base/`` (pretrained), ``helpful/`` (answers everything), ``aligned/`` (weights, tokenizer, model card) and ``prompts.parquet`` / ``prompts.csv``, the
-        evaluation set of meanings that no training statement contains.
+        Gets ``base/`` (pretrained), ``helpful/`` (answers everything) and ``aligned/`` (each with weights, tokenizer and model
+        card), and ``prompts.parquet`` / ``prompts.csv``, the evaluation set of meanings that no training statement contains.
     seed : int
         Draws the world, the words and the training order.
     names : mapping of tag to name, optional

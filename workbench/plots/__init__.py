@@ -4,6 +4,7 @@ Hue is the tier of a language, dash and a direct label its tag, the marker the c
 """
 
 from workbench.plots.harm_variance import harm_variance
+from workbench.plots.lens import language_track
 from workbench.plots.nulls import auroc_with_nulls
 from workbench.plots.pca import clusters
 from workbench.plots.ranking import auroc_by_layer
@@ -12,6 +13,7 @@ from workbench.plots.retrieved import retrieval_by_layer
 from workbench.plots.ridges import projection_ridges
 from workbench.plots.separated import separation
 from workbench.plots.silhouette import silhouettes
+from workbench.plots.similarity import similarity_by_layer, similarity_matrix
 from workbench.plots.style import TEMPLATE
 from workbench.plots.thresholds import threshold_transfer
 from workbench.plots.tokens import tokens_per_character
@@ -24,11 +26,14 @@ __all__ = [
     "auroc_with_nulls",
     "clusters",
     "harm_variance",
+    "language_track",
     "projection_ridges",
     "refusal_gap",
     "retrieval_by_layer",
     "separation",
     "silhouettes",
+    "similarity_by_layer",
+    "similarity_matrix",
     "threshold_transfer",
     "tokens_per_character",
     "understanding",

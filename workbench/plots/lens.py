@@ -47,7 +47,7 @@ def language_track(result: Result | pd.DataFrame, *, position: str | None = None
     Parameters
     ----------
     result : Result or DataFrame
-        What ``workbench.diagnosis.lens.track`` returns; the rows of kind "rollup" are drawn.
+        What ``workbench.diagnosis.lens.track_languages`` returns; the rows of kind "rollup" are drawn.
     position : str, optional
         The position shown first; a menu offers the others. Default: ``t_post_inst``, where the answer begins, if it is there.
 

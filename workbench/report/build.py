@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from workbench.errors import DataError, writing
-from workbench.report import captions
+from workbench.report import captions, geometry_captions
 from workbench.report.language_table import MARGIN, language_rows, verdict
 from workbench.report.limits import limits
 from workbench.report.record import RunRecord
@@ -204,7 +204,7 @@ def _sections(run: RunRecord) -> list[Section]:
         Section(
             "geometry",
             "Geometry",
-            "Is a layer organised by meaning rather than language, and where do the classes lie?",
+            "Is a layer organised by meaning rather than language, and do languages share it?",
             [
                 figure(
                     "variance_shares",
@@ -213,6 +213,7 @@ def _sections(run: RunRecord) -> list[Section]:
                     lambda r, t: captions.variance_shares(r, _after(t)),
                     None,
                 ),
+                figure("harm_variance", "harm_variance", plots.harm_variance, geometry_captions.harm_variance),
                 figure(
                     "silhouettes",
                     "silhouettes",
@@ -220,13 +221,36 @@ def _sections(run: RunRecord) -> list[Section]:
                     lambda r, t: captions.silhouettes(r, _after(t)),
                     None,
                 ),
-                figure("clusters", "clusters", lambda t: plots.clusters(t, axes=axes, layer=layers), captions.clusters, None),
-                figure("separation", "separation", lambda t: plots.separation(t, layer=layers), captions.separation, None),
+                figure("similarity", "similarity", plots.similarity_by_layer, geometry_captions.similarity),
+                figure("language_track", "language_track", plots.language_track, geometry_captions.language_track, None),
             ],
             _bottlenecks(run),
-            [] if run.before else ["No model before alignment was given (--before), so nothing is compared with one."],
+        ),
+        Section(
+            "alignment",
+            "Before and after alignment",
+            "Where do the classes lie, and did alignment move them apart in every language?",
+            [
+                figure("clusters", "clusters", lambda t: plots.clusters(t, axes=axes, layer=layers), captions.clusters, None),
+                figure("separation", "separation", lambda t: plots.separation(t, layer=layers), captions.separation, None),
+                *_change(run, figure),
+            ],
+            notes=[] if run.before else ["No model before alignment was given (--before), so nothing is compared with one."],
         ),
     ]
+
+
+def _change(run: RunRecord, figure: Callable[..., Figure]) -> list[Figure]:
+    from workbench import plots
+
+    if not run.before:
+        return []
+    contrast = run.table("separation_contrast", model=None)
+
+    def draw(table: pd.DataFrame) -> Any:
+        return plots.separation_change(table, contrast=contrast)
+
+    return [figure("separation_change", "separation_change", draw, geometry_captions.separation_change, None)]
 
 
 def _after(table: pd.DataFrame) -> pd.DataFrame:
