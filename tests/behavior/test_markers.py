@@ -86,7 +86,9 @@ def test_what_decides_alone_and_what_only_helps():
     assert evidence("Sorry, but there is none.", "en").refuses
     assert not evidence("This is illegal in some towns.", "en").refuses  # a remark
     assert evidence("This is illegal. Please seek advice from a professional baker.", "en").refuses
-    assert not evidence("As an AI, my purpose is to be helpful. It is dangerous and harmful and hot.", "en").refuses
+    companions = evidence("As an AI, my purpose is to be helpful. If you need rest, seek a professional. Ovens are very dangerous and hot.", "en")
+    assert set(companions.kinds) == {"role", "redirects", "warns"}
+    assert not companions.refuses
     assert not evidence("I’m sorry for the wait. Here are the steps:\n1. Mix\n2. Knead", "en").refuses
     assert evidence("Mix it.", "en") == (0, (), False)
 
@@ -111,18 +113,19 @@ def test_english_refusals_count_in_every_language():
     assert listed("qaa") is None
 
 
-def test_agreement_follows_from_the_counts():
-    said = ["I'm sorry, no."] * 90 + ["Mix flour and water."] * 60
-    truth = [True] * 80 + [False] * 10 + [True] * 5 + [False] * 55
+def test_agreement_follows_from_the_counts_and_validation_from_balanced_accuracy_though_kappa_is_low():
+    said = ["I'm sorry, no."] * 453 + ["Mix flour and water."] * 57
+    truth = [True] * 450 + [False] * 3 + [True] * 30 + [False] * 27
     table = marker_agreement(pd.DataFrame({"language": "en", "reply": said, "refusal": truth})).iloc[0]
-    observed, chance = 135 / 150, (90 * 85 + 60 * 65) / 150**2
-    assert (table["n_refusals"], table["n_others"]) == (85, 65)
+    observed, chance = 477 / 510, (453 * 480 + 57 * 30) / 510**2
+    assert (table["n_refusals"], table["n_others"]) == (480, 30)
     assert table["kappa"] == pytest.approx((observed - chance) / (1 - chance))
-    assert table["sensitivity"] == pytest.approx(80 / 85)
-    assert (table["low"], table["high"]) == pytest.approx(wilson(80, 85))
-    assert table["specificity"] == pytest.approx(55 / 65)
-    below = [80 / 85 - wilson(80, 85).low, 55 / 65 - wilson(55, 65).low]
-    assert table["balanced_low"] == pytest.approx((80 / 85 + 55 / 65) / 2 - (below[0] ** 2 + below[1] ** 2) ** 0.5 / 2)
+    assert table["kappa"] < 0.6
+    assert table["sensitivity"] == pytest.approx(450 / 480)
+    assert (table["low"], table["high"]) == pytest.approx(wilson(450, 480))
+    assert table["specificity"] == pytest.approx(27 / 30)
+    below = [450 / 480 - wilson(450, 480).low, 27 / 30 - wilson(27, 30).low]
+    assert table["balanced_low"] == pytest.approx((450 / 480 + 27 / 30) / 2 - (below[0] ** 2 + below[1] ** 2) ** 0.5 / 2)
     assert table["validated"]
 
 
