@@ -20,7 +20,6 @@ import argparse
 import json
 import logging
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -39,6 +38,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from tests.benchmarks.memory import own_peak_mb
 from workbench.activations.capture import capture
 from workbench.models import ChatModel, load_model
 from workbench.models.batching import batches
@@ -129,16 +129,6 @@ def prepared(threads: int) -> tuple[ChatModel, PromptGrid, list[tuple[int, ...]]
     ids = [t.ids for t in chat.tokenise(grid.frame["text"].tolist())]
     assert {min(map(len, ids)), max(map(len, ids))} == {16, 128}
     return chat, grid, ids
-
-
-def own_peak_mb() -> float:
-    """Peak resident set of this process in MB; ``ru_maxrss`` would start at what the parent had when it forked."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024**2 if sys.platform == "darwin" else 1024)
 
 
 def peak_mb(method: str, threads: int) -> float:
