@@ -82,6 +82,16 @@ def test_float32_products_give_the_silhouettes_of_float64(name, rng, monkeypatch
     assert values == pytest.approx(exact, abs=1e-7) and left == pytest.approx(without, abs=1e-6)
 
 
+def test_a_shared_direction_needs_no_second_product_in_float64(rng, in_float32, monkeypatch):
+    used, once = [], module._distances
+    monkeypatch.setattr(module, "_distances", lambda states, precision: used.append(precision) or once(states, precision))
+    shapes = shapes_of_states(rng)
+    cosine_distances(shapes["one direction holds nearly all"].reshape(48, -1))
+    assert used == [np.float32]
+    cosine_distances(shapes["two dialects"].reshape(48, -1))
+    assert used == [np.float32, np.float32, np.float64]
+
+
 def test_equal_rows_are_at_exactly_zero_in_either_precision(rng, in_float32):
     rows = rng.normal(size=(6, 500)) + 40
     rows[3] = 2.5 * rows[1]
