@@ -31,6 +31,7 @@ def test_a_notebook_runs_and_ends_in_a_figure(path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("PYTHONWARNINGS", "ignore::DeprecationWarning")
     monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]

@@ -16,7 +16,7 @@ from workbench.report.limits import ORGANISM
 from workbench.results import Result
 
 SMALL = dict(languages=8, layers=5, meanings=8)
-SLOW_TO_DRAW = ("clusters", "separation", "projections")
+SLOW_TO_DRAW = ("clusters", "separation", "projections", "similarity", "language_track")
 
 
 def page_of(folder) -> str:
@@ -51,14 +51,14 @@ def page(report):
 
 def test_the_report_draws_every_figure_and_gives_each_one_caption(page):
     names = re.findall(r'<figure data-figure="(\w+)"', page)
-    assert len(names) == len(set(names)) == 12
-    assert len(re.findall(r"<figcaption>[^<]+\.</figcaption>", page)) == 12
-    assert page.count('class="plotly-graph-div"') == 12
+    assert len(names) == len(set(names)) == 16
+    assert len(re.findall(r"<figcaption>[^<]+\.</figcaption>", page)) == 16
+    assert page.count('class="plotly-graph-div"') == 16
 
 
 def test_each_figure_is_a_file_of_its_own_with_the_script_beside_it(run, report):
     files = sorted(p.name for p in (run / "figures").iterdir())
-    assert "plotly.min.js" in files and len([f for f in files if f.endswith(".html")]) == 12
+    assert "plotly.min.js" in files and len([f for f in files if f.endswith(".html")]) == 16
     assert "https://cdn" not in (run / "figures" / "auroc_by_layer.html").read_text(encoding="utf-8")
 
 
@@ -179,7 +179,7 @@ def test_a_missing_table_becomes_a_sentence(tmp_path, missing):
 
 def test_a_run_without_any_table_still_gives_a_page(tmp_path):
     page = page_of(write_fake_run(tmp_path, without=tuple(ALL)))
-    assert page.count("Not measured in this run") == 12
+    assert page.count("Not measured in this run") == 16
 
 
 def test_without_a_model_before_the_page_says_so(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fake_geometry import fake_geometry
 from workbench.results import Result
 
 POSITIONS = ("t_inst", "t_post_inst")
@@ -269,7 +270,8 @@ def fake_tables(*, languages: int = 8, layers: int = 9, meanings: int = 24, befo
                 outcome="refusal" if p["harmful"] and rng.random() > weakness[tags.index(p["language"])] else "compliance",
                 correct=None if p["harmful"] else True,
             )
-    return {name: pd.DataFrame(rows) for name, rows in out.items()}
+    tables = {name: pd.DataFrame(rows) for name, rows in out.items()}
+    return tables | fake_geometry({tag: tier for tag, tier, _ in cells}, POSITIONS, layers, meanings, models, rng)
 
 
 def write_fake_run(folder: Path, *, without: tuple[str, ...] = (), organism: bool = True, **options: int | bool) -> Path:
@@ -280,7 +282,7 @@ def write_fake_run(folder: Path, *, without: tuple[str, ...] = (), organism: boo
         if name not in without:
             Result(table, provenance).save(folder / "results" / f"{name}.parquet")
     first = tables["prompts"]
-    name, base = ("organism:aligned", "organism:base") if organism else ("made/up-model", "made/up-base")
+    name, base = ("organism:aligned", "organism:helpful") if organism else ("made/up-model", "made/up-base")
     manifest = {
         "schema": "workbench-run/1",
         "status": "finished",

@@ -70,9 +70,7 @@ def _language_against_meaning(run: Run, models: Sequence[tuple[str, xr.Dataset]]
     for model, whole in models:
         put("variance_shares", variance_shares(whole).table, model)
         if len(np.unique(whole["harmful"].values)) == 2:
-            factors = harm_variance(whole, scalings=("unit",), rng=np.random.default_rng(seed))
-            put("harm_variance", factors.table, model)
-            put("harm_transfer_index", factors.transfer_index(), model)
+            put("harm_variance", harm_variance(whole, scalings=("unit",), rng=np.random.default_rng(seed)).table, model)
         profile = silhouettes(whole, rng=np.random.default_rng(seed))
         put("silhouettes", profile.table, model)
         put("bottleneck", find_bottleneck(profile, n_layers=int(whole["layer"].max()), rng=np.random.default_rng(seed)).table, model)

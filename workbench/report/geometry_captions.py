@@ -20,11 +20,9 @@ def harm_variance(run: RunRecord, table: pd.DataFrame) -> str:
     said = f"Harm that is the same in every language holds {estimate(peak, 'share')} of the variance at layer {int(peak['layer'])} of {last}"
     if not same.empty:
         said += f", harm that differs by language {estimate(same.iloc[0].to_dict(), 'share')}"
-    index = run.table("harm_transfer_index")
-    if index is not None:
-        found = index[(index["position"] == last) & (index["layer"] == peak["layer"])]
-        if not found.empty and pd.notna(found["index"].iloc[0]):
-            said += f": a transfer index of {estimate(found.iloc[0].to_dict(), 'index')} (0: one harm for all languages, 1: one for each)"
+    if pd.notna(peak["index"]):
+        index = estimate(peak, "index", "index_low", "index_high")
+        said += f": a transfer index of {index} (0: one harm for all languages, 1: one for each)"
     return said + "."
 
 
