@@ -200,10 +200,11 @@ def test_a_table_without_its_own_draws_cannot_be_judged(rng, tmp_path):
         find_bottleneck(Silhouettes.load(loaded.save(tmp_path / "c.parquet")))
 
 
-def test_on_noise_the_copying_bootstrap_misses_its_own_value_and_the_jackknife_does_not(rng):
+def test_on_noise_plain_bootstraps_miss_their_own_value_and_the_offered_intervals_do_not(rng):
     states = grid(rng, 0, 0, n=40, hidden=coverage.HIDDEN)
     found, value = coverage.intervals_of(states, np.arange(40), rng, plain=True), coverage.value_of(states)
-    assert found["jackknife"][0] < value < found["jackknife"][1]
+    for name in ("jackknife", "bootstrap, recentred"):
+        assert found[name][0] < value < found[name][1], name
     for name in ("bootstrap, copied rows", "bootstrap, percentiles"):
         assert not found[name][0] < value < found[name][1], name
 
