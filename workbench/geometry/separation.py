@@ -1,116 +1,125 @@
-"""How far apart harmful and harmless prompts lie, per language and layer, before and after alignment.
+"""How far apart harmful and harmless prompts lie, per language and layer, before and after alignment (arXiv:2504.02708).
 
-Separation is the share of variance between the two classes on the first ten principal components of one language's
-prompts (arXiv:2504.02708)::
+Four statistics, each between the two classes of one language at one layer::
 
-    eta^2 = tr(S_B) / (tr(S_B) + tr(S_W))
+    between_class_share   eta^2 = tr(S_B) / (tr(S_B) + tr(S_W)), 0 to 1
+    bhattacharyya         distance of two Gaussian fits, Ledoit-Wolf shrinkage in each class, 0 and up
+    silhouette            by class, Euclidean distance, -1 to 1
+    probe_auroc           cross-validated logistic probe on the full state, chance 0.5
+
+The first three are taken on the first ten principal components, in one of two bases. "own": fitted per model, language
+and layer on the prompts scored, as in the paper; absolute values of two models then stand on different axes. "common":
+fitted once per layer on the states of both models and all languages, each model centred first; absolute values compare.
 
 For two equal Gaussian classes at distance delta in one dimension: eta^2 = delta^2 / (delta^2 + 4), Bhattacharyya
 distance = delta^2 / 8, AUROC = Phi(delta / sqrt 2).
+
+Intervals are jackknife intervals over resampling units: a unit is a meaning, or a pair of twins where the prompts carry a
+``pair_id``. Twenty groups of units are left out in turn, and the axes are fitted anew without each: on fixed axes the
+intervals missed as often as 36 times in 100 where the classes lie along a component near the tenth
+(``tests/benchmarks/separation_coverage.py`` measures the coverage). The target is the expected statistic of as many
+prompts drawn like these; Bhattacharyya distances in particular fall as prompts grow in number, so compare them on the
+same prompts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from jaxtyping import Bool, Float
 
-from workbench.errors import DataError
-from workbench.geometry.cells import all_one_state, each_layer, labels_of, provenance_of, rows_of, tiers_of
+from workbench.errors import DataError, did_you_mean
+from workbench.geometry.cells import each_layer, labels_of, provenance_of, rows_of
+from workbench.geometry.class_distances import between_class_share, bhattacharyya
+from workbench.geometry.components import principal_components
+from workbench.geometry.matching import matched_rows
+from workbench.geometry.probes import FOLDS, PENALTY
+from workbench.geometry.separation_cells import GROUPS, Group, cells_of, groups_of
+from workbench.geometry.separation_change import SeparationChange, SeparationContrast, change_of, contrast_of
 from workbench.results import Result
-from workbench.statistics import jackknife_influence, jackknife_interval
+
+__all__ = [
+    "Separation",
+    "between_class_share",
+    "bhattacharyya",
+    "principal_components",
+    "separation",
+]
 
 N_COMPONENTS = 10
+STATISTICS = ("between_class_share", "bhattacharyya", "silhouette", "probe_auroc")
+BASES = ("own", "common")
+PERMUTATIONS = 100
 
 
 @dataclass(frozen=True)
 class Separation(Result):
-    """Class separation: model, position, layer, language, tier, statistic, value, low, high, n."""
+    """Class separation: model, basis, position, layer, language, tier, statistic, value, low, high, n, null_share, null_95, ...
+
+    ``influence`` maps each language to its influence values (model, basis, statistic, position, layer, unit). It stays in
+    memory; a loaded file has the table alone.
+    """
+
+    influence: dict[str, xr.DataArray] | None = None
 
     required: ClassVar[tuple[str, ...]] = ("model", "position", "layer", "language", "tier", "statistic", "value", "low", "high", "n")
 
-    def change(self) -> pd.DataFrame:
-        """Return after minus before per position, layer and language (empty without a model before)."""
-        wide = self.table.pivot_table(index=["position", "layer", "language"], columns="model", values="value")
-        if not {"before", "after"} <= set(wide.columns):
-            return pd.DataFrame(columns=["position", "layer", "language", "change"])
-        return (wide["after"] - wide["before"]).rename("change").reset_index()
+    def summary(self) -> pd.DataFrame:
+        """Return the last layer, the models side by side."""
+        last = self.table[self.table["layer"] == self.table["layer"].max()]
+        keys = [c for c in ("basis", "position", "layer", "statistic", "language", "tier") if c in last]
+        return last.set_index([*keys, "model"])["value"].unstack("model").reset_index()
+
+    def change(self) -> SeparationChange:
+        """Return after minus before on the same prompts, with a paired interval (no rows without a model before).
+
+        Returns
+        -------
+        SeparationChange
+            One row per basis, position, layer, language and statistic. The interval shares the influence values of each
+            meaning between the two models.
+
+        Raises
+        ------
+        DataError
+            A result loaded from a file.
+        """
+        return change_of(self)
+
+    def contrast(self, tuned: Sequence[str], others: Sequence[str]) -> SeparationContrast:
+        """Return the mean change over the tuned languages minus the mean change over the others.
+
+        Parameters
+        ----------
+        tuned, others : sequence of str
+            Two disjoint sets of languages measured.
+
+        Returns
+        -------
+        SeparationContrast
+            One row per basis, position, layer and statistic. Meanings that languages share are resampled together: their
+            influence values add before they are squared.
+
+        Raises
+        ------
+        DataError
+            Unknown, overlapping or no languages, no model before, or a result loaded from a file.
+        """
+        return contrast_of(self, tuned, others)
 
 
-def principal_components(
-    states: Float[np.ndarray, "prompt hidden"], n: int
-) -> tuple[Float[np.ndarray, "prompt component"], Float[np.ndarray, " component"], Float[np.ndarray, "component hidden"]]:
-    """Return scores, explained shares of variance and axes; each axis has its largest loading positive.
-
-    Directions without variance are left out, so fewer than ``n`` may come back.
-    """
-    centred = np.asarray(states, dtype=np.float64)
-    centred = centred - centred.mean(axis=0)
-    short = centred.shape[0] <= centred.shape[1]
-    values, vectors = np.linalg.eigh(centred @ centred.T if short else centred.T @ centred)
-    total = float(np.maximum(values, 0.0).sum())
-    order = np.argsort(values)[::-1][:n]
-    order = order[values[order] > 1e-12 * max(total, 1e-300)]
-    axes = vectors[:, order].T
-    if short:
-        axes = axes @ centred / np.sqrt(values[order])[:, None]
-    axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
-    return centred @ axes.T, values[order] / total if total > 0 else values[order], axes
-
-
-def between_class_share(scores: Float[np.ndarray, "prompt component"], harmful: Bool[np.ndarray, " prompt"]) -> float:
-    """Return eta^2: the share of variance that lies between harmful and harmless (0 to 1).
-
-    Raises
-    ------
-    DataError
-        One class only, or no variance at all.
-    """
-    harmful = np.asarray(harmful, dtype=bool)
-    if harmful.all() or not harmful.any():
-        raise DataError(f"All {len(harmful)} prompts carry the same label. Expected harmful and harmless ones.")
-    centred = scores - scores.mean(axis=0)
-    total = float((centred**2).sum())
-    if total == 0:
-        raise DataError("All prompts have the same state, so there is no variance to share out. Choose another layer or position.")
-    return float(sum(part.sum() * (centred[part].mean(axis=0) ** 2).sum() for part in (harmful, ~harmful))) / total
-
-
-def shares_without_each_prompt(scores: Float[np.ndarray, "prompt component"], harmful: Bool[np.ndarray, " prompt"]) -> Float[np.ndarray, " prompt"]:
-    """Return eta^2 with each prompt left out in turn, on unchanged axes."""
-    n = len(scores)
-    sums, squares = scores.sum(axis=0), (scores**2).sum()
-    left, left_squares = sums - scores, squares - (scores**2).sum(axis=1)
-    grand = (left**2).sum(axis=1) / (n - 1)
-    between = np.zeros(n)
-    for part in (harmful, ~harmful):
-        of_class = scores[part].sum(axis=0) - scores * part[:, None]
-        between += (of_class**2).sum(axis=1) / (part.sum() - part)
-    return (between - grand) / (left_squares - grand)
-
-
-def bhattacharyya(first: Float[np.ndarray, "prompt component"], second: Float[np.ndarray, "prompt component"], shrinkage: float = 0.0) -> float:
-    """Return the distance between Gaussian fits of two classes (0 = the same; no upper end).
-
-    Parameters
-    ----------
-    shrinkage : float
-        Part of each covariance replaced by its mean variance times the identity; needed with few rows.
-    """
-
-    def covariance(rows: np.ndarray) -> np.ndarray:
-        found = np.atleast_2d(np.cov(rows, rowvar=False))
-        return (1 - shrinkage) * found + shrinkage * np.trace(found) / len(found) * np.eye(len(found))
-
-    one, two = covariance(first), covariance(second)
-    both, apart = (one + two) / 2, first.mean(axis=0) - second.mean(axis=0)
-    log_det = [np.linalg.slogdet(m)[1] for m in (both, one, two)]
-    return float(apart @ np.linalg.solve(both, apart) / 8 + (log_det[0] - (log_det[1] + log_det[2]) / 2) / 2)
+def _known(given: Sequence[str], options: Sequence[str], name: str) -> tuple[str, ...]:
+    given = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
+    for each in given:
+        if each not in options:
+            raise DataError(f"Unknown {name} {each!r}; expected some of {list(options)}.{did_you_mean(each, options)}")
+    if not given:
+        raise DataError(f"No {name} was asked for. Expected some of {list(options)}.")
+    return given
 
 
 def separation(
@@ -119,72 +128,103 @@ def separation(
     *,
     split: str | None = "score",
     n_components: int = N_COMPONENTS,
+    statistics: Sequence[str] = STATISTICS,
+    bases: Sequence[str] = BASES,
     positions: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    permutations: int = PERMUTATIONS,
+    rng: np.random.Generator | None = None,
 ) -> Separation:
-    """Measure per language and layer how much of the variance lies between harmful and harmless prompts.
+    """Measure per language and layer how far harmful and harmless prompts lie apart, in one model or in two.
 
     Parameters
     ----------
     acts, before : Dataset
-        Activations of the model diagnosed ("after") and, optionally, of the model before alignment.
+        Activations of the model diagnosed ("after") and, optionally, of the model before alignment, on the same prompts.
+        Any labelled texts will do: ``harmful`` is the class (also toxic against neutral), and languages may have texts
+        of their own.
     split : str or None
         Meanings scored; None uses all.
     n_components : int
-        Principal components kept, fitted per model, language, layer and position on the scored prompts.
+        Principal components kept (fewer where the prompts span fewer).
+    statistics, bases : sequence of str
+        See the module. The probe reads the full state, which needs no basis; its rows carry "own".
+    layers, positions : sequence, optional
+        Default all that were captured.
+    permutations : int
+        Draws of labels without meaning, the same in both models: twins swap labels, other units are permuted. 0 leaves
+        the null out. The probe has 40, each within folds.
+    rng : Generator, optional
+        For folds and permutations; default ``default_rng(0)``.
 
     Returns
     -------
     Separation
-        ``statistic`` is "between_class_share"; ``low``, ``high``: jackknife over meanings on fixed axes; ``null_share``:
-        1/(n-1), what labels without any meaning give on average. NaN where all states are one constant token.
+        ``null_share``: what labels without meaning give on average (exactly 1 / (n - 1) for the share of variance over
+        single meanings, 0.5 for the AUROC, else the mean over draws); ``null_95``: the 95 % quantile of the draws.
+        ``low``, ``high``: 95 % intervals over ``n_units`` resampling units. ``n_components`` is the number used; the
+        probe uses all. ``defined`` is False, and the values NaN, where all states are one constant token.
 
     Raises
     ------
     DataError
-        A language with fewer than two prompts of a class.
+        A language with fewer than two prompts of a class; states that are not finite; unknown names; two models with
+        different prompts, labels, positions, layers or widths.
 
     References
     ----------
-    Verma and Bharadwaj 2025, arXiv:2504.02708.
+    Verma and Bharadwaj 2025, arXiv:2504.02708 (formula of the share and the fit of the axes are inferred).
     """
-    rows = []
-    for model, data in (("before", before), ("after", acts)):
-        if data is None:
-            continue
-        labels = labels_of(data)
-        tiers = tiers_of(labels)
-        kept = rows_of(labels, split=split)
-        part = labels.iloc[kept]
-        groups = {language: np.flatnonzero(part["language"] == language) for language in dict.fromkeys(part["language"])}
-        harmful = part["harmful"].to_numpy()
-        for language, group in groups.items():
-            if min(harmful[group].sum(), (~harmful[group]).sum()) < 2:
-                raise DataError(
-                    f"Language {language!r} has {int(harmful[group].sum())} harmful and {int((~harmful[group]).sum())} harmless "
-                    f"prompts in split {split!r}. Expected at least two of each."
-                )
-        for layer, position, states in each_layer(data, kept, positions=positions):
-            for language, group in groups.items():
-                rows.append(
-                    {
-                        "model": model,
-                        "position": position,
-                        "layer": layer,
-                        "language": language,
-                        "tier": tiers[language],
-                        "statistic": "between_class_share",
-                        **_share(states[group], harmful[group], n_components),
-                    }
-                )
-    table = pd.DataFrame(rows).sort_values(["model", "position", "layer"], kind="stable", ignore_index=True)
-    return Separation(table, provenance_of(acts, split=split, n_components=n_components, interval="jackknife over meanings, fixed axes"))
+    statistics, bases = _known(statistics, STATISTICS, "statistic"), _known(bases, BASES, "basis")
+    if bases == ("common",) and statistics == ("probe_auroc",):
+        raise DataError("The probe reads the full state and has no basis but 'own'. Expected bases with 'own' in them, or other statistics.")
+    if n_components < 1 or permutations < 0:
+        raise DataError(
+            f"Got n_components={n_components}, permutations={permutations}. Expected at least one component and 0 or more draws of labels."
+        )
+    kept = {"after": rows_of(labels_of(acts), split=split)}
+    if before is not None:
+        shared = "common" in bases
+        first, second = matched_rows(acts, before, split=split, positions=positions, layers=layers, same_width=shared)
+        kept = {"before": second, "after": first}
+    groups = groups_of(acts, kept["after"], split, permutations, rng or np.random.default_rng(0))
+    stores = {"before": before, "after": acts}
+    readers = [each_layer(stores[model], rows, positions=positions, layers=layers) for model, rows in kept.items()]
+    rows, influence = [], {}
+    for read in zip(*readers, strict=True):
+        layer, position = read[0][:2]
+        states = {model: found for model, (_, _, found) in zip(kept, read, strict=True)}
+        for model, basis, group, statistic, used, found in cells_of(states, groups, n_components, statistics, bases):
+            key = {"model": model, "basis": basis, "position": position, "layer": layer, "language": group.language, "tier": group.tier}
+            counts = {"n": len(group.rows), "n_units": len(group.names), "n_components": used}
+            rows.append(key | {"statistic": statistic} | found._asdict() | counts | {"defined": bool(np.isfinite(found.value))})
+            influence[group.language, model, basis, statistic, position, layer] = found.influence
+    table = pd.DataFrame(rows).drop(columns="influence").sort_values(["model", "basis", "position", "layer"], kind="stable", ignore_index=True)
+    options: dict[str, Any] = dict(
+        split=split,
+        n_components=n_components,
+        statistics=list(statistics),
+        bases=list(bases),
+        permutations=permutations,
+        interval=f"jackknife over {GROUPS} groups of meanings (of pairs where there are any), axes refitted; AUROC: score interval",
+        shrinkage="Ledoit-Wolf, per class",
+        probe=f"logistic, C={PENALTY:g} on states over their root mean squared distance from the mean, {FOLDS} folds by meaning or pair",
+    )
+    if before is not None:
+        options["before"] = {str(k): before.attrs[k] for k in ("model", "fingerprint") if k in before.attrs}
+    return Separation(table, provenance_of(acts, **options), influence=_labelled(influence, groups))
 
 
-def _share(states: np.ndarray, harmful: np.ndarray, n_components: int) -> dict[str, float | int]:
-    n = len(states)
-    if all_one_state(states):
-        return {"value": np.nan, "low": np.nan, "high": np.nan, "n": n, "null_share": 1 / (n - 1)}
-    scores, _, _ = principal_components(states, n_components)
-    value = between_class_share(scores, harmful)
-    low, high = jackknife_interval(value, jackknife_influence(np.asarray(value), shares_without_each_prompt(scores, harmful)))
-    return {"value": value, "low": max(0.0, float(low)), "high": min(1.0, float(high)), "n": n, "null_share": 1 / (n - 1)}
+def _labelled(influence: dict[tuple[Any, ...], np.ndarray], groups: Sequence[Group]) -> dict[str, xr.DataArray]:
+    """Lay the influence values of each language out as one array; NaN where a statistic was not measured in a basis."""
+    names = ("model", "basis", "statistic", "position", "layer")
+    known = [list(dict.fromkeys(key[i + 1] for key in influence)) for i in range(len(names))]
+    out = {}
+    for group in groups:
+        values = np.full((*[len(k) for k in known], len(group.names)), np.nan)
+        for key, found in influence.items():
+            if key[0] == group.language:
+                values[tuple(k.index(v) for k, v in zip(known, key[1:], strict=True))] = found
+        coords = dict(zip(names, known, strict=True)) | {"unit": group.names}
+        out[group.language] = xr.DataArray(values, dims=(*names, "unit"), coords=coords)
+    return out
