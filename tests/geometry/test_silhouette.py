@@ -54,7 +54,10 @@ def test_centring_by_language_is_refused_and_warns_when_insisted_on(rng):
     with pytest.warns(UserWarning, match="noise looks semantic"):
         biased = silhouettes(acts, centre_languages=True, allow_biased_centring=True, permutations=5)
     assert wide(biased)["difference"][0] > 0.05 > wide(silhouettes(acts, permutations=5))["difference"][0]
-    assert biased.provenance["centred_by_language"]
+    with pytest.raises(DataError, match="language-centred states"):
+        find_bottleneck(biased)
+    with pytest.raises(DataError, match="resamples=0"):
+        silhouettes(acts, resamples=0)
 
 
 def test_a_full_grid_of_the_authors_goes_through_the_front_door(shared_dir):

@@ -216,11 +216,13 @@ def find_bottleneck(
     Raises
     ------
     DataError
-        A result loaded from a file without the ``.safetensors`` beside it (it lacks what the decision needs).
+        Silhouettes of language-centred states; a result loaded from a file without the ``.safetensors`` beside it (it lacks what the decision needs).
     """
     rng = rng or np.random.default_rng(0)
     if not isinstance(source, Silhouettes):
         source = silhouettes(source, rng=rng, **options)
+    if source.provenance.get("centred_by_language"):
+        raise DataError("These silhouettes are of language-centred states, which look semantic even in noise. Expected silhouettes of uncentred ones.")
     if source.influence is None or source.null is None:
         raise DataError(
             "These silhouettes were loaded from a file that keeps the table only. Expected the .safetensors that Silhouettes.save() writes beside "

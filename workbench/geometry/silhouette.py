@@ -267,6 +267,8 @@ def silhouettes(
     """
     if interval not in _INTERVALS:
         raise DataError(f"interval={interval!r}: expected one of {list(_INTERVALS)}.{did_you_mean(interval, list(_INTERVALS))}")
+    if resamples < 1 or permutations < 0:
+        raise DataError(f"resamples={resamples}, permutations={permutations}: expected at least 1 and 0. The defaults are 1000 and 200.")
     if unit == "category" and interval == "bootstrap":
         raise DataError("Topics are the unit by jackknife only: a resample without a whole topic has other neighbours. Pass interval='jackknife'.")
     rng = rng or np.random.default_rng(0)
