@@ -222,7 +222,7 @@ def find_bottleneck(
     if not isinstance(source, Silhouettes):
         source = silhouettes(source, rng=rng, **options)
     if source.provenance.get("centred_by_language"):
-        raise DataError("These silhouettes are of language-centred states, which look semantic even in noise. Expected silhouettes of uncentred ones.")
+        raise DataError("These silhouettes are of language-centred states, which look semantic even in noise. Expected uncentred ones.")
     if source.influence is None or source.null is None:
         raise DataError(
             "These silhouettes were loaded from a file that keeps the table only. Expected the .safetensors that Silhouettes.save() writes beside "
