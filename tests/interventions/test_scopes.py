@@ -13,7 +13,7 @@ from workbench.activations.capture import capture
 from workbench.errors import DataError, ModelError
 from workbench.interventions import SCOPES, Ablate, Add, Patch
 from workbench.models.hooks import record
-from workbench.models.passes import Batch, announced
+from workbench.models.passes import Batch, announced, current_pass
 
 SINGLE = list(SCOPES)
 UNIONS = [("last_prompt", "decode"), ("instruction", "last_prompt"), ("prompt", "decode")]
@@ -203,6 +203,14 @@ def test_a_block_called_by_itself_has_no_last_prompt_token(tiny_model, vector):
     [(_, act)] = Add(vector, layers=LAYER, scope="last_prompt").placed(chat)
     with pytest.raises(DataError, match="a block was called by itself"):
         act(torch.zeros(1, 2, 32), None)
+
+
+def test_a_pass_is_known_while_it_runs_and_not_longer(tiny_model, vector):
+    chat, seen = tiny_model("llama"), []
+    with chat.edited(Add(vector, layers=1, scope="last_prompt"), {LAYER: lambda residual: seen.append(current_pass()) or residual}):
+        chat.model(input_ids=torch.tensor([[5, 6, 7]]))
+        assert current_pass() is None
+    assert [(at.n_prompts, at.n_tokens, at.past) for at in seen] == [(1, 3, 0)]
 
 
 @pytest.mark.parametrize(

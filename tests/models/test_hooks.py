@@ -285,6 +285,14 @@ def test_places_have_one_spelling(tiny_model):
         place_of(chat, "blocks.1.ln1_post.hook_out")
 
 
+def test_what_a_block_adds_is_found_while_it_is_being_edited(tiny_tokenizer):
+    from workbench.models.load import load_model
+
+    chat = load_model(build_model("llama", vocab_size=len(tiny_tokenizer)), tokenizer=tiny_tokenizer, check=False)
+    with edited(chat, {2: lambda residual: residual + 1}):
+        assert len(chat.parts.writes) == 8
+
+
 def test_a_block_that_adds_something_else_is_refused(tiny_tokenizer):
     from workbench.models.load import load_model
 
