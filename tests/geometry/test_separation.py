@@ -139,8 +139,11 @@ def test_each_statistic_equals_scikit_learn_on_the_same_prompts(tuned_in_one):
         states = data["residual"].values[rows, 4, 0].astype(np.float64)
         scores = PCA(10, svd_solver="full").fit_transform(states)
         mean = scores.mean(axis=0)
-        between = sum(part.sum() * ((scores[part].mean(axis=0) - mean) ** 2).sum() for part in (harmful, ~harmful)) / ((scores - mean) ** 2).sum()
-        expected = dict(zip(ON_AXES, (between, direct_bhattacharyya(scores[harmful], scores[~harmful]), silhouette_score(scores, harmful)), strict=True))
+        between = sum(part.sum() * ((scores[part].mean(axis=0) - mean) ** 2).sum() for part in (harmful, ~harmful))
+        between /= ((scores - mean) ** 2).sum()
+        expected = dict(
+            zip(ON_AXES, (between, direct_bhattacharyya(scores[harmful], scores[~harmful]), silhouette_score(scores, harmful)), strict=True)
+        )
         for statistic, value in expected.items():
             found = measured(result, model=model, basis="own", language="qaa", statistic=statistic)
             assert found["value"] == pytest.approx(value, abs=1e-5) and found["low"] < value < found["high"]
@@ -157,6 +160,29 @@ def test_the_common_basis_is_one_pca_of_both_models_each_centred(tuned_in_one):
     for model, each in zip(("after", "before"), states, strict=True):
         expected = between_class_share(each[here] @ axes.T, after["harmful"].values[rows][here])
         assert measured(found, model=model, language="qab")["value"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_common_interval_is_the_jackknife_of_common_fits_without_each_meaning(rng):
+    """scikit-learn's PCA on both models and languages, anew without each meaning in all of them."""
+    n = 20
+    states, axis = with_harm(rng, 4.0, n_languages=2, n=n, n_layers=2, n_positions=1, hidden=60)
+    stores = [activations(each, splits=False) for each in (states + 2 * np.sign(np.arange(n) % 2 - 0.5)[:, None, None, None] * axis, states)]
+    found = separation(*stores, split=None, layers=[1], bases=("common",), statistics=("silhouette",), permutations=0)
+    flat = [store["residual"].values[:, 1, 0].astype(np.float64).reshape(2, n, -1) for store in stores]
+    harmful = stores[0]["harmful"].values[:n]
+
+    def direct(kept):
+        left = [each[:, kept] - each[:, kept].mean(axis=(0, 1)) for each in flat]
+        axes = PCA(10, svd_solver="full").fit(np.concatenate([each.reshape(-1, 60) for each in left])).components_
+        return np.array([[silhouette_score(each[a] @ axes.T, harmful[kept]) for a in (0, 1)] for each in left])
+
+    value, without = direct(np.ones(n, dtype=bool)), np.array([direct(np.arange(n) != k) for k in range(n)])
+    for m, model in enumerate(("after", "before")):
+        for a, language in enumerate(("qaa", "qab")):
+            row = measured(found, model=model, language=language)
+            (low, high), _ = separation_interval("silhouette", value[m, a], without[:, m, a])
+            assert row["value"] == pytest.approx(value[m, a], abs=1e-5)
+            assert (row["low"], row["high"]) == pytest.approx((low, high), abs=0.006)
 
 
 def test_the_same_model_twice_changes_nothing_in_either_basis(tuned_in_one):
@@ -216,7 +242,8 @@ def test_a_change_of_jackknifed_values_has_the_interval_of_the_subtracted_influe
 def test_languages_with_texts_of_their_own_add_as_independent_samples(rng):
     states, _ = with_harm(rng, np.array([8.0, 0.0]), n_languages=2, n=32)
     shared = activations(states, splits=False)
-    apart = shared.assign_coords(meaning_id=("prompt", [f"{a}-{m}" for a, m in zip(shared["language"].values, shared["meaning_id"].values, strict=True)]))
+    own = [f"{a}-{m}" for a, m in zip(shared["language"].values, shared["meaning_id"].values, strict=True)]
+    apart = shared.assign_coords(meaning_id=("prompt", own))
     base, _ = with_harm(rng, 0.0, n_languages=2, n=32)
     before = shared.assign(residual=(shared["residual"].dims, activations(base, splits=False)["residual"].values))
     options = dict(split=None, positions=["t_inst"], layers=[4], statistics=("silhouette",), bases=("own",), permutations=0)
@@ -246,6 +273,22 @@ def test_twins_are_resampled_and_permuted_as_pairs(rng):
     assert two["null_95"] < 0.7 * one["null_95"] and two["low"] > two["null_95"]
     missing = paired.assign_coords(pair_id=("prompt", np.array([None] * (2 * n), dtype=object)))
     assert separation(missing, **options).table.equals(single.table)
+
+
+def test_large_languages_are_drawn_down_to_the_same_units_in_both_models_with_twins_together(rng):
+    states, _ = with_harm(rng, 3.0, n_languages=2, n=80)
+    acts = activations(states, splits=False)
+    paired = acts.assign_coords(pair_id=("prompt", np.tile([f"p{i // 2}" for i in range(80)], 2)))
+    options = dict(split=None, layers=[4], positions=["t_inst"], permutations=0)
+    few = separation(paired, paired, max_units=15, **options)
+    assert set(few.table["n"]) == {30} and set(few.table["n_units"]) == {15} and few.provenance["max_units"] == 15
+    assert (few.influence["qaa"]["unit"].values == few.influence["qab"]["unit"].values).all()
+    assert few.change().table["change"].abs().max() < 1e-9
+    single = separation(acts, max_units=30, **options).table
+    assert set(single["n"]) == {30}
+    assert separation(acts, max_units=None, **options).table.equals(separation(acts, **options).table)
+    with pytest.raises(DataError, match="max_units=2"):
+        separation(acts, max_units=2, **options)
 
 
 def test_without_a_model_before_there_is_no_change(rng):

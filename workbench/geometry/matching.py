@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from workbench.errors import DataError, shown_list
 from workbench.geometry.cells import labels_of, rows_of
@@ -22,6 +22,27 @@ def units_of(data: xr.Dataset) -> np.ndarray:
     pairs = pd.Series(data["pair_id"].values, dtype=object)
     known = (pairs.notna() & ~pairs.isin(["", "None", "nan"])).to_numpy()
     return np.where(known, "pair:" + pairs.astype(str).to_numpy(dtype=str), meanings)
+
+
+def drawn_units(
+    units: np.ndarray, languages: np.ndarray, harmful: Bool[np.ndarray, " prompt"], most: int, rng: np.random.Generator
+) -> Bool[np.ndarray, " prompt"]:
+    """Keep at most so many resampling units of each language, the same ones wherever languages share them.
+
+    Twins stay together, and harmful, harmless and twin units keep their proportions.
+    """
+    known, of_row = np.unique(units, return_inverse=True)
+    rank, keep = rng.permutation(len(known)), np.zeros(len(units), dtype=bool)
+    for language in dict.fromkeys(languages):
+        here = languages == language
+        present = np.unique(of_row[here])
+        kind = sum(2**i * np.isin(present, of_row[here & part]) for i, part in enumerate((harmful, ~harmful)))
+        share = min(1.0, most / len(present))
+        for each in np.unique(kind):
+            members = present[kind == each]
+            chosen = members[np.argsort(rank[members])][: max(2, round(share * len(members)))]
+            keep |= here & np.isin(of_row, chosen)
+    return keep
 
 
 def _first(values: Sequence[Any], n: int = 5) -> str:

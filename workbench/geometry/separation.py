@@ -36,7 +36,7 @@ from workbench.errors import DataError, did_you_mean
 from workbench.geometry.cells import each_layer, labels_of, provenance_of, rows_of
 from workbench.geometry.class_distances import between_class_share, bhattacharyya
 from workbench.geometry.components import principal_components
-from workbench.geometry.matching import matched_rows
+from workbench.geometry.matching import drawn_units, matched_rows, units_of
 from workbench.geometry.probes import FOLDS, PENALTY
 from workbench.geometry.separation_cells import GROUPS, Group, cells_of, groups_of
 from workbench.geometry.separation_change import SeparationChange, SeparationContrast, change_of, contrast_of
@@ -54,6 +54,7 @@ N_COMPONENTS = 10
 STATISTICS = ("between_class_share", "bhattacharyya", "silhouette", "probe_auroc")
 BASES = ("own", "common")
 PERMUTATIONS = 100
+MAX_UNITS = 1000
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ def separation(
     positions: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
     permutations: int = PERMUTATIONS,
+    max_units: int | None = MAX_UNITS,
     rng: np.random.Generator | None = None,
 ) -> Separation:
     """Measure per language and layer how far harmful and harmless prompts lie apart, in one model or in two.
@@ -154,8 +156,11 @@ def separation(
     permutations : int
         Draws of labels without meaning, the same in both models: twins swap labels, other units are permuted. 0 leaves
         the null out. The probe has 40, each within folds.
+    max_units : int or None
+        More meanings (or pairs of twins) of a language than this are drawn down with ``rng``, the same in both models: the
+        cost of silhouettes grows with the square. None keeps all.
     rng : Generator, optional
-        For folds and permutations; default ``default_rng(0)``.
+        For draws, folds and permutations; default ``default_rng(0)``.
 
     Returns
     -------
@@ -187,7 +192,9 @@ def separation(
         shared = "common" in bases
         first, second = matched_rows(acts, before, split=split, positions=positions, layers=layers, same_width=shared)
         kept = {"before": second, "after": first}
-    groups = groups_of(acts, kept["after"], split, permutations, rng or np.random.default_rng(0))
+    rng = rng or np.random.default_rng(0)
+    kept = _drawn(acts, kept, max_units, rng)
+    groups = groups_of(acts, kept["after"], split, permutations, rng)
     stores = {"before": before, "after": acts}
     readers = [each_layer(stores[model], rows, positions=positions, layers=layers) for model, rows in kept.items()]
     rows, influence = [], {}
@@ -206,6 +213,7 @@ def separation(
         statistics=list(statistics),
         bases=list(bases),
         permutations=permutations,
+        max_units=max_units,
         interval=f"jackknife over {GROUPS} groups of meanings (of pairs where there are any), axes refitted; AUROC: score interval",
         shrinkage="Ledoit-Wolf, per class",
         probe=f"logistic, C={PENALTY:g} on states over their root mean squared distance from the mean, {FOLDS} folds by meaning or pair",
@@ -213,6 +221,17 @@ def separation(
     if before is not None:
         options["before"] = {str(k): before.attrs[k] for k in ("model", "fingerprint") if k in before.attrs}
     return Separation(table, provenance_of(acts, **options), influence=_labelled(influence, groups))
+
+
+def _drawn(acts: xr.Dataset, kept: dict[str, np.ndarray], most: int | None, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draw large languages down to ``most`` units, the same prompts in both models."""
+    labels, units = labels_of(acts).iloc[kept["after"]], units_of(acts)[kept["after"]]
+    if most is None or pd.Series(units).groupby(labels["language"].to_numpy()).nunique().max() <= most:
+        return kept
+    if most < 3:
+        raise DataError(f"Got max_units={most}. Expected at least 3 to resample; None keeps all.")
+    chosen = drawn_units(units, labels["language"].to_numpy(), labels["harmful"].to_numpy(), most, rng)
+    return {model: rows[chosen] for model, rows in kept.items()}
 
 
 def _labelled(influence: dict[tuple[Any, ...], np.ndarray], groups: Sequence[Group]) -> dict[str, xr.DataArray]:

@@ -12,6 +12,7 @@ from workbench.plots.refusals import refusal_gap
 from workbench.plots.retrieved import retrieval_by_layer
 from workbench.plots.ridges import projection_ridges
 from workbench.plots.separated import separation
+from workbench.plots.separation_change import separation_change
 from workbench.plots.silhouette import silhouettes
 from workbench.plots.similarity import similarity_by_layer, similarity_matrix
 from workbench.plots.style import TEMPLATE
@@ -31,6 +32,7 @@ __all__ = [
     "refusal_gap",
     "retrieval_by_layer",
     "separation",
+    "separation_change",
     "silhouettes",
     "similarity_by_layer",
     "similarity_matrix",

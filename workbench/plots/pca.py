@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.plots.panels import layer_slider, panels
+from workbench.plots.separated import basis_name, compared
 from workbench.plots.style import CLASS_NAMES, CLASS_SYMBOLS, MUTED, TIERS, colour_of, f32, position_name, positions_of, table_of, titled
 from workbench.results import Result
 
@@ -21,6 +22,7 @@ def clusters(
     axes: Result | pd.DataFrame | None = None,
     positions: list[str] | None = None,
     layer: int | None = None,
+    basis: str | None = None,
     max_points: int = 1500,
 ) -> go.Figure:
     """Draw the prompts on the first two principal components, with a slider over layers; a row per position, a column per model.
@@ -28,13 +30,16 @@ def clusters(
     Parameters
     ----------
     result : Result or DataFrame
-        Rows of ``model, position, layer, prompt_id, language, tier, harmful, pc1, pc2``.
+        Rows of ``model, position, layer, prompt_id, language, tier, harmful, pc1, pc2``; ``basis`` where there is one.
     axes : Result or DataFrame, optional
         ``model, position, layer, component, ratio``: the share of variance per component, shown when hovering over a panel's title row.
     positions : list of str, optional
         Which positions to show; default all.
     layer : int, optional
         The layer shown first; default the middle one.
+    basis : str, optional
+        "own" or "common"; default the axes common to both models where the table has them. On common axes the panels of a position
+        share their ranges, so before and after compare.
     max_points : int
         Points per panel; above it every n-th prompt is drawn and the subtitle says so.
 
@@ -45,7 +50,10 @@ def clusters(
     """
     needed = ("model", "position", "layer", "prompt_id", "language", "tier", "harmful", "pc1", "pc2")
     table = table_of(result, needed, figure="clusters")
+    table, _, chosen = compared(table, basis=basis)
     explained = None if axes is None else table_of(axes, ("model", "position", "layer", "component", "ratio"), figure="clusters")
+    if explained is not None and "basis" in explained:
+        explained = explained[explained["basis"] == chosen]
     wanted = positions or positions_of(table)
     models = [m for m in _MODELS if m in set(table["model"])]
     table = table[table["position"].isin(wanted)]
@@ -92,25 +100,34 @@ def clusters(
                 col=cell.col,
             )
     fig.frames = [
-        go.Frame(name=str(each), data=[go.Scatter(**t) for t in traces], traces=list(range(len(traces))), layout=_axes(explained, keys, each, traces))
+        go.Frame(
+            name=str(each),
+            data=[go.Scatter(**t) for t in traces],
+            traces=list(range(len(traces))),
+            layout=_axes(explained, keys, each, traces, chosen),
+        )
         for each, traces in frames
     ]
-    fig.update_layout(_axes(explained, keys, shown, first))
+    fig.update_layout(_axes(explained, keys, shown, first, chosen))
     fig.update_xaxes(zeroline=True, zerolinecolor=MUTED, zerolinewidth=0.5)
     fig.update_yaxes(zeroline=True, zerolinecolor=MUTED, zerolinewidth=0.5)
     layer_slider(fig, layers, shown)
     note = f"every {thinning}. prompt of {len(prompts)}" if thinning > 1 else f"{len(prompts)} prompts"
+    note += f" &nbsp;·&nbsp; {basis_name('', chosen)}" if "basis" in table else ""
     titled(
         fig, "Residual stream on its first two principal components, by layer", tiers=set(table["tier"]), note=note, height=240 + 300 * len(wanted)
     )
     return fig.update_layout(margin=dict(t=152), legend=dict(entrywidthmode="pixels", entrywidth=116, font=dict(size=11.5)))
 
 
-def _axes(explained: pd.DataFrame | None, keys: list[tuple[str, str]], layer: int, traces: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _axes(
+    explained: pd.DataFrame | None, keys: list[tuple[str, str]], layer: int, traces: list[dict[str, Any]], basis: str
+) -> dict[str, dict[str, Any]]:
     """Return axis ranges that fit this layer, and titles with the share of variance that each component explains there."""
     out = {}
     per_panel = len(traces) // len(keys)
     for i, (position, model) in enumerate(keys):
+        together = [j for j, (other, _) in enumerate(keys) if j == i or (basis == "common" and other == position)]
         for axis, component in (("x", 1), ("y", 2)):
             text = f"PC{component} (activation units)"
             if explained is not None:
@@ -118,7 +135,7 @@ def _axes(explained: pd.DataFrame | None, keys: list[tuple[str, str]], layer: in
                 ratio = explained.loc[match & (explained["component"] == component), "ratio"].to_numpy(dtype=np.float64)
                 if len(ratio) and np.isfinite(ratio[0]):
                     text = f"PC{component}, {ratio[0]:.0%} of variance"
-            values = np.concatenate([t[axis] for t in traces[i * per_panel : (i + 1) * per_panel]])
+            values = np.concatenate([t[axis] for j in together for t in traces[j * per_panel : (j + 1) * per_panel]])
             values = values[np.isfinite(values)]
             low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
             room = 0.06 * (high - low) or 1.0
