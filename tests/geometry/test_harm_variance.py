@@ -182,12 +182,21 @@ def test_classes_of_two_meanings_have_shares_and_components_but_no_interval_of_t
 
 
 def test_a_layer_that_is_one_state_per_language_has_no_harm_and_no_index(rng):
-    states, labels = planted(rng, 0.2, 4.0)
-    states = np.broadcast_to(states[:, :1], states.shape)
-    table = measured(states, labels, scalings=["raw", "unit"]).table.set_index(["scaling", "factor"])
-    for scaling in ("raw", "unit"):
-        assert table.loc[scaling]["share"].to_numpy() == pytest.approx([1, 0, 0, 0, 0], abs=1e-6)
-        assert table.loc[scaling]["index"].isna().all() and (table.loc[scaling]["null_share"].dropna() >= 0).all()
+    towers, labels = rng.normal(size=(8, 1, 4, 1, 128)), np.arange(800) < 400  # so many that sums differ by rounding
+    table = measured(np.broadcast_to(towers, (8, 800, 4, 1, 128)), labels, scalings=["raw", "unit"], permutations=0).table
+    assert table.pivot_table(index=["scaling", "layer"], columns="factor", values="share")["language"].to_numpy() == pytest.approx(1, abs=1e-6)
+    assert table["index"].isna().all() and (table["null_share"].dropna() >= 0).all()
+
+
+def test_class_sizes_are_given_and_add_no_uncertainty(rng):
+    labels = np.arange(20) < 4
+    states = rng.normal(size=(5, 1, 1, 1, 30)) + labels[:, None, None, None] * rng.normal(size=30) + 1e-3 * rng.normal(size=(5, 20, 1, 1, 30))
+    rows = measured(states, labels, permutations=0).table.query("factor in ['language', 'harm']")
+    assert (rows["high"] - rows["low"]).max() < 1e-3 < rows["share"].min()
+
+
+def test_the_smallest_p_counts_the_labels_themselves(rng):
+    assert measured(*planted(rng, 0.0, 8.0), permutations=9).table.set_index("factor").loc["harm", "p"] == pytest.approx(0.1)
 
 
 def test_constant_layers_are_undefined_and_leave_the_others_alone(rng):

@@ -122,11 +122,11 @@ def _columns(states: np.ndarray, scaling: str, harmful: np.ndarray, shuffled: np
     products = MeaningProducts.of(states, scaling)
     whole, without = ClassSums.of(products, harmful), ClassSums.of(products, harmful, without_each=True)
     squares, variances = whole.squares()[0], whole.variances()[0]
-    total, n = squares.sum(), len(harmful)
-    columns["share"] = np.maximum(squares, 0.0) / total
+    total, n = squares.sum() or np.nan, len(harmful)
+    columns["share"] = shares_of(squares[None])[0]
     low, high = jackknife_interval(columns["share"], _influence(columns["share"], shares_of(without.squares()), harmful))
     columns["low"], columns["high"] = np.maximum(low, 0.0), np.minimum(high, 1.0)
-    columns["component"] = np.maximum(variances, 0.0) / np.maximum(variances, 0.0).sum()
+    columns["component"] = shares_of(variances[None])[0]
     # labels that mean nothing: each of the n - 1 contrasts between meanings is as large as any other
     columns["null_share"][_OF_HARM] = np.maximum(squares[[1, 2]] + squares[[3, 4]], 0.0) / (n - 1) / total
     index = _transfer(variances, without.variances(), harmful)

@@ -80,7 +80,7 @@ def tiles(
             tile *= weights
         spread = _centre(tile, averaging)
         if scaling == "standardised":
-            still = _exactly_centred(part, tile, spread)
+            still = _constant(part, spread)
             constant += (first + np.flatnonzero(still)).tolist()
             tile *= np.where(still, 0.0, 1 / np.where(still, 1.0, spread)).astype(precision)
         else:
@@ -132,14 +132,13 @@ def _centre(tile: np.ndarray, averaging: np.ndarray) -> Float[np.ndarray, " dime
     return np.sqrt(np.maximum(squares - left**2, 0.0))
 
 
-def _exactly_centred(part: np.ndarray, tile: np.ndarray, spread: np.ndarray) -> Bool[np.ndarray, " dimension"]:
-    """Do again in float64 what float32 may have rounded away, in place, and say which dimensions are constant."""
+def _constant(part: np.ndarray, spread: np.ndarray) -> Bool[np.ndarray, " dimension"]:
+    """Say which dimensions are constant, and take again in float64, in place, the deviations that float32 cannot hold."""
     still = np.zeros(len(spread), dtype=bool)
-    highest = np.abs(part[0].astype(np.float64))
-    for d in np.flatnonzero((spread <= 1e-5 * highest) | ~np.isfinite(spread)):
+    first = np.abs(part[0].astype(np.float64))
+    for d in np.flatnonzero((spread <= 1e-5 * first) | ~np.isfinite(spread)):
         values = part[:, d].astype(np.float64)
         spread[d] = values.std()
-        tile[:, d] = values - values.mean()
         still[d] = spread[d] <= 1e-9 * max(float(np.abs(values).max()), 1e-30)
     return still
 

@@ -76,11 +76,10 @@ def shares_of(squares: Float[np.ndarray, "case factor"]) -> Float[np.ndarray, "c
 
 
 def components(squares: Float[np.ndarray, " factor"], n_languages: int, n_meanings: int) -> Float[np.ndarray, " factor"]:
-    """Return bias-free variance components of language, meaning and interaction, summing to one."""
+    """Return bias-free variance components of language, meaning and interaction, summing to one (NaN without any variance)."""
     mean_squares = squares / np.array([n_languages - 1, n_meanings - 1, (n_languages - 1) * (n_meanings - 1)])
     free = np.array([(mean_squares[0] - mean_squares[2]) / n_meanings, (mean_squares[1] - mean_squares[2]) / n_languages, mean_squares[2]])
-    free = np.maximum(free, 0.0)
-    return free / free.sum()
+    return shares_of(free[None])[0]
 
 
 def _columns(states: np.ndarray, scaling: str) -> dict[str, np.ndarray]:
