@@ -150,6 +150,9 @@ def clusters(run: RunRecord, table: pd.DataFrame) -> str:
 
 
 def separation(run: RunRecord, table: pd.DataFrame) -> str:
+    from workbench.plots.separated import compared
+
+    table, _, _ = compared(table)  # what the figure shows
     after = table[table["model"] == "after"]
     means = after.groupby(["position", "layer"])["value"].mean()
     if not means.notna().any():

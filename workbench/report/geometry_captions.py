@@ -41,18 +41,20 @@ def similarity(run: RunRecord, table: pd.DataFrame) -> str:
 
 def separation_change(run: RunRecord, table: pd.DataFrame) -> str:
     """Say whether alignment did more for the reference languages, from the contrast's interval."""
+    from workbench.plots.separated import basis_name, compared
+
     contrast = run.table("separation_contrast", model=None)
-    share = table[(table["statistic"] == "between_class_share") & (table["basis"] == "own")]
+    share, statistic, basis = compared(table)  # what the figure shows first
     if share.empty:
         return "The change of separation is not defined."
     layer = int(share["layer"].max())
     parts = []
     for position, part in share[share["layer"] == layer].groupby("position", sort=False):
         parts.append(f"{by_tier(part, 'change', '+.2f')} at {position}")
-    said = f"From before to after, the classes' share of variance at layer {layer} changed by {'; '.join(parts)}"
+    said = f"From before to after, the classes' share of variance at layer {layer} ({basis_name(statistic, basis)}) changed by {'; '.join(parts)}"
     if contrast is None:
         return said + "."
-    rows = contrast[(contrast["statistic"] == "between_class_share") & (contrast["basis"] == "own") & (contrast["layer"] == layer)]
+    rows = contrast[(contrast["statistic"] == statistic) & (contrast["basis"] == basis) & (contrast["layer"] == layer)]
     told = [f"{number(r['contrast'], '+.2f')} {interval(r['low'], r['high'], '+.2f')} at {r['position']}" for _, r in rows.iterrows()]
     return f"{said}. Reference languages minus the others: {listed(told)}."
 
