@@ -63,6 +63,20 @@ def test_axes_fitted_anew_without_some_rows_are_those_of_a_fit_without_them(spec
         assert carried == pytest.approx(most)
 
 
+def test_refitted_axes_give_each_model_its_own_centre(rng):
+    """Rows left out pull the two centres apart: with one centre for both, that shift would look like variance."""
+    blocks, out = np.repeat([0, 1], 20), np.tile(np.arange(20) < 5, 2)
+    states = rng.normal(size=(40, 6)) * np.arange(6, 0, -1)
+    states[out, 5] += np.where(blocks[out] == 0, 30, -30)
+    states -= np.stack([states[blocks == b].mean(axis=0) for b in (0, 1)])[blocks]
+    full = row_space(states)
+    left = full[~out] - np.stack([full[~out & (blocks == b)].mean(axis=0) for b in (0, 1)])[blocks[~out]]
+    exact = principal_components(left, 2)[2]
+    found = axes_without(full, out, 2, centred_together=blocks)
+    assert np.linalg.svd(exact @ found)[1] == pytest.approx(1, abs=1e-6)
+    assert np.linalg.svd(exact @ axes_without(full, out, 2))[1].min() < 0.9
+
+
 def test_common_components_centre_each_model_and_explain_each_ones_variance(rng):
     first, second = rng.normal(size=(30, 6)) + 9, 2 * rng.normal(size=(40, 6)) - 4
     scores, shares = common_components([first, second], 6)

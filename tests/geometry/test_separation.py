@@ -221,6 +221,10 @@ def test_the_contrast_is_the_difference_of_mean_changes_and_rises_where_it_was_p
         cell = change.loc[row.basis, row.layer, row.statistic]
         assert row.contrast == pytest.approx(cell["qaa"] - (cell["qab"] + cell["qac"]) / 2)
         assert row.tuned_change == pytest.approx(cell["qaa"])
+    for row in result.contrast(["qab", "qac"], ["qaa"]).table.itertuples():
+        cell = change.loc[row.basis, row.layer, row.statistic]
+        assert row.contrast == pytest.approx(row.tuned_change - row.others_change)
+        assert row.tuned_change == pytest.approx((cell["qab"] + cell["qac"]) / 2)
     last = contrast.table.query("layer == 4 and basis == 'own'").set_index("statistic")
     assert (last["low"] > 0).all() and (last["tuned"] == "qaa").all() and (last["others"] == "qab, qac").all()
     first = contrast.table.query("layer == 0 and statistic != 'probe_auroc'")
