@@ -211,7 +211,7 @@ def intervals(draws: int) -> Iterator[dict[str, object]]:
             for draw in range(2 * draws):
                 for name, bounds in intervals_of(*one_layer(rng, kind, towers, n), rng, plain=draw < draws).items():
                     found.setdefault(name, []).append(bounds)
-            truth = float(np.mean([value_of(one_layer(rng, kind, towers, n)[0]) for _ in range(20 * draws)]))
+            truth = float(np.mean([value_of(one_layer(rng, kind, towers, n)[0]) for _ in range(10 * draws)]))
             yield from _summary({"languages": n_languages, "meanings": n, "data": kind}, truth, found)
 
 
@@ -226,7 +226,7 @@ def languages(draws: int) -> Iterator[dict[str, object]]:
                 row = silhouettes(activations(states[:, :, None, None]), permutations=0, rng=rng).table.iloc[2]
                 found["jackknife over meanings"].append((row["low"], row["high"]))
                 found["meanings and languages"].append((row["low_languages"], row["high_languages"]))
-            truth = float(np.mean([value_of(one_layer(rng, kind, rng.normal(size=(n_languages, 1, HIDDEN)), n)[0]) for _ in range(20 * draws)]))
+            truth = float(np.mean([value_of(one_layer(rng, kind, rng.normal(size=(n_languages, 1, HIDDEN)), n)[0]) for _ in range(10 * draws)]))
             yield from _summary({"languages": n_languages, "meanings": n, "data": kind}, truth, found)
 
 
@@ -242,6 +242,17 @@ def markdown(rows: list[dict[str, object]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (names, ["---"] * len(names), *cells))
 
 
+def side_by_side(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Put the intervals of one setting into one row: share of draws covered (median width)."""
+    settings: dict[tuple[object, ...], dict[str, object]] = {}
+    names = dict.fromkeys(str(row["interval"]) for row in rows)
+    for row in rows:
+        key = tuple(row[k] for k in ("languages", "meanings", "data", "true value"))
+        setting = settings.setdefault(key, dict(zip(("languages", "meanings", "data", "true value"), key, strict=True)) | dict.fromkeys(names, ""))
+        setting[str(row["interval"])] = f"{row['covers']:.3f} ({row['median width']:.3f})"
+    return list(settings.values())
+
+
 def main() -> None:
     """Simulate and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -253,7 +264,8 @@ def main() -> None:
     for name in [asked.only] if asked.only else STUDIES:
         start = time.process_time()
         tables[name] = list(STUDIES[name](asked.draws))
-        sys.stdout.write(f"\n## {name}\n\n{markdown(tables[name])}\n\n{time.process_time() - start:.0f} CPU seconds\n")
+        shown = side_by_side(tables[name]) if "interval" in tables[name][0] else tables[name]
+        sys.stdout.write(f"\n## {name}\n\n{markdown(shown)}\n\n{time.process_time() - start:.0f} CPU seconds\n")
         sys.stdout.flush()
     if asked.json:
         asked.json.write_text(json.dumps(tables, indent=1, default=float), encoding="utf-8")
