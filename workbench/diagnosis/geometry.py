@@ -91,7 +91,10 @@ def _similarity(
         pairs = measure.scored_twice(whole)
         if model == "after":
             run.save("retrieval", retrieval(pairs, compared, control=control, rng=np.random.default_rng(seed)))
-        tables.append(similarity(pairs, compared, control=control, rng=np.random.default_rng(seed)).table.assign(model=model))
+        found = similarity(
+            pairs, compared, control=control if model == "after" else None, permutations=50, max_meanings=128, rng=np.random.default_rng(seed)
+        )
+        tables.append(found.table.assign(model=model))
     run.save("similarity", pd.concat(tables, ignore_index=True))
 
 
@@ -100,10 +103,12 @@ def _classes(run: Run, asked: Asked, acts: xr.Dataset, earlier: xr.Dataset | Non
 
     depth = min(chat.n_layers for chat in (asked.after, asked.before) if chat is not None)  # a slider shows both models at a layer
     shown = [k for k in measure.shown_layers(asked.after.n_layers, layers.values()) if k <= depth]
-    points = clusters(acts, before=earlier, layers=shown, rng=np.random.default_rng(seed))
+    alike = earlier is not None and earlier.sizes["hidden"] == acts.sizes["hidden"]  # else there is no basis in common
+    points = clusters(acts, before=earlier, layers=shown, basis="common" if alike else "own", rng=np.random.default_rng(seed))
     run.save("clusters", points)
     run.save("cluster_axes", points.axes())
-    found = separation(acts, earlier, rng=np.random.default_rng(seed))
+    bases = ("own", "common") if alike else ("own",)
+    found = separation(acts, earlier, layers=range(depth + 1), bases=bases, permutations=50, rng=np.random.default_rng(seed))
     run.save("separation", found)
     if earlier is None:
         return
