@@ -9,6 +9,7 @@ from workbench.geometry.lens import LanguageTrack
 from workbench.geometry.pairwise import PairwiseSimilarity, pairwise_similarity
 from workbench.geometry.retrieval import Retrieval, retrieval
 from workbench.geometry.separation import Separation, separation
+from workbench.geometry.separation_change import SeparationChange, SeparationContrast
 from workbench.geometry.silhouette import Silhouettes, silhouettes
 from workbench.geometry.similarity import Similarity, similarity
 from workbench.geometry.variance import VarianceShares, variance_shares
@@ -21,6 +22,8 @@ __all__ = [
     "PairwiseSimilarity",
     "Retrieval",
     "Separation",
+    "SeparationChange",
+    "SeparationContrast",
     "Silhouettes",
     "Similarity",
     "VarianceShares",

@@ -20,8 +20,8 @@ def harm_variance(run: RunRecord, table: pd.DataFrame) -> str:
     said = f"Harm that is the same in every language holds {estimate(peak, 'share')} of the variance at layer {int(peak['layer'])} of {last}"
     if not same.empty:
         said += f", harm that differs by language {estimate(same.iloc[0].to_dict(), 'share')}"
-    if pd.notna(peak["index"]):
-        index = estimate(peak, "index", "index_low", "index_high")
+    if not same.empty and pd.notna(same["index"].iloc[0]):
+        index = estimate(same.iloc[0].to_dict(), "index", "index_low", "index_high")
         said += f": a transfer index of {index} (0: one harm for all languages, 1: one for each)"
     return said + "."
 
