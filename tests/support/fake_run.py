@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
 from fake_geometry import fake_geometry
+
 from workbench.results import Result
 
 POSITIONS = ("t_inst", "t_post_inst")
