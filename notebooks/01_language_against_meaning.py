@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -24,6 +26,7 @@
 # %%
 MODEL = "organism:base"  # a hub id or a directory, such as "Qwen/Qwen2.5-0.5B-Instruct"
 PROMPTS = "organism"  # a parallel set, such as "polyrefuse:PATH", "flores200:PATH" or your own .csv
+LANGUAGES = None  # such as ["en", "de", "sw"]; None takes all
 TEMPLATE = None  # "raw" switches the chat template off, as LASA reads its prompts
 LIMIT = 60  # meanings per class
 REFERENCE = None  # languages to compare with; None takes the high tier
@@ -35,7 +38,7 @@ import workbench as wb
 from workbench import plots
 
 model = wb.load_model(MODEL, template=TEMPLATE)
-grid = wb.load_prompts(PROMPTS, limit=LIMIT).complete().with_splits(seed=0)
+grid = wb.load_prompts(PROMPTS, languages=LANGUAGES, limit=LIMIT).complete().with_splits(seed=0)
 reference = grid.reference(REFERENCE)
 acts = wb.capture(model, grid, progress=False)
 grid
@@ -52,11 +55,11 @@ plots.variance_shares(shares)
 
 # %% [markdown]
 # Which factor does harm belong to? With harm as a third factor, the *transfer index* asks in one number whether safety transfers: 0 where harm
-# is the same direction in every language, 1 where each language has one of its own.
+# is the same direction in every language, 1 where each language has one of its own. A set of one class (FLORES, say) has no such factor.
 
 # %%
-harm = wb.harm_variance(acts, rng=np.random.default_rng(0))
-plots.harm_variance(harm)
+both = 0 < acts["harmful"].values.mean() < 1
+plots.harm_variance(wb.harm_variance(acts, rng=np.random.default_rng(0))) if both else "one class only"
 
 # %% [markdown]
 # ## Does a prompt lie nearest to its translations or to its own language?

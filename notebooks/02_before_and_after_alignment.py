@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -25,6 +27,8 @@
 BEFORE = "organism:helpful"  # such as "Qwen/Qwen2.5-0.5B"
 AFTER = "organism:aligned"  # such as "Qwen/Qwen2.5-0.5B-Instruct"
 PROMPTS = "organism"  # such as "polyrefuse:PATH" or "textdetox:PATH"
+LANGUAGES = None  # such as ["en", "de", "sw"]; None takes all
+TEMPLATE = None  # both models are asked with the chat template of AFTER; "plain" where it has none
 LIMIT = 100  # meanings per class
 TUNED = None  # languages whose refusal was tuned, as far as is known; None takes the high tier
 
@@ -34,9 +38,9 @@ import numpy as np
 import workbench as wb
 from workbench import plots
 
-after = wb.load_model(AFTER)
-before = wb.load_model(BEFORE, template=after.template.kind if after.template.kind in ("raw", "plain") else None)
-grid = wb.load_prompts(PROMPTS).select(split="score").limit(LIMIT)
+after = wb.load_model(AFTER, template=TEMPLATE)
+before = wb.load_model(BEFORE, template=after.template)
+grid = wb.load_prompts(PROMPTS, languages=LANGUAGES).with_splits(seed=0).select(split="score").limit(LIMIT)
 tuned = grid.reference(TUNED)
 others = [tag for tag in grid.languages if tag not in tuned]
 acts_before = wb.capture(before, grid, progress=False)

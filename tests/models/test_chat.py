@@ -138,6 +138,14 @@ def test_a_tokenizer_without_template_needs_plain_or_raw(tiny_tokenizer):
     assert len({plain.template.hash, raw.template.hash}) == 2
 
 
+def test_a_model_without_template_can_be_asked_as_another_one_is(tiny_tokenizer):
+    bare = copy.deepcopy(tiny_tokenizer)
+    bare.chat_template = None
+    asked = load_model(build_model("llama"), tokenizer=tiny_tokenizer)
+    alike = load_model(build_model("llama"), tokenizer=bare, template=asked.template)
+    assert alike.template == asked.template and alike.render("Hi") == asked.render("Hi")
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [

@@ -38,3 +38,30 @@ def test_a_notebook_runs_and_ends_in_a_figure(path, monkeypatch):
     assert not [out for out in outputs if out.get("name") == "stderr"], [out["text"][:300] for out in outputs if out.get("name") == "stderr"]
     figure = notebook.cells[-1]["outputs"][-1]["data"]["application/vnd.plotly.v1+json"]
     assert any(len(trace.get("y", [])) for trace in figure["data"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("01_language_against_meaning", {"MODEL": "organism:base", "PROMPTS": "flores200:{}"}),
+        ("02_before_and_after_alignment", {"PROMPTS": "{}/mine.csv", "LANGUAGES": ["qaa", "qah"], "TUNED": ["qaa"]}),
+    ],
+)
+def test_a_notebook_runs_on_a_set_without_splits_and_on_one_without_harm_labels(name, parameters, tmp_path):
+    import re
+
+    import workbench as wb
+
+    grid = wb.load_prompts("organism", limit=16)
+    grid.frame[["language", "meaning_id", "text", "harmful"]].to_csv(tmp_path / "mine.csv", index=False)
+    (tmp_path / "devtest").mkdir()
+    for tag, file in (("qaa", "eng_Latn"), ("qah", "swh_Latn")):
+        lines = grid.select(languages=[tag]).frame["text"]
+        (tmp_path / "devtest" / f"{file}.devtest").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    script = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    for parameter, value in parameters.items():
+        filled = value.format(tmp_path) if isinstance(value, str) else value
+        script, found = re.subn(rf"^{parameter} = .*$", lambda _, line=f"{parameter} = {filled!r}": line, script, flags=re.MULTILINE)
+        assert found == 1, parameter
+    exec(compile(script, name, "exec"), {})

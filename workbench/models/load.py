@@ -18,7 +18,7 @@ from workbench.errors import ModelCheckError, ModelError, did_you_mean
 from workbench.models.chat import ChatModel, adds_bos, twin_of
 from workbench.models.hooks import find_parts
 from workbench.models.selfcheck import self_check
-from workbench.models.template import choose_template
+from workbench.models.template import Template, choose_template
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def load_model(
     source: Any,
     *,
     tokenizer: Any = None,
-    template: str | Path | None = None,
+    template: str | Path | Template | None = None,
     system: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
@@ -47,9 +47,9 @@ def load_model(
         (which is not changed; pass ``tokenizer=`` too).
     tokenizer : optional
         A tokenizer in memory, or where to load one from. By default the model's own.
-    template : None, "plain", "raw" or path of a .jinja file
+    template : None, "plain", "raw", path of a .jinja file or Template
         How texts become prompts: the tokenizer's own chat template, the declared plain template for base models, the text
-        alone with the tokenizer's special tokens, or a file.
+        alone with the tokenizer's special tokens, a file, or the ``template`` of another loaded model, to ask both alike.
     system : str, optional
         System prompt. None keeps whatever the template does by itself.
     dtype : str or torch.dtype, optional

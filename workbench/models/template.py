@@ -51,15 +51,15 @@ class Template:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def choose_template(tokenizer: Any, template: str | Path | None, *, adds_bos: bool, name: str) -> Template:
+def choose_template(tokenizer: Any, template: str | Path | Template | None, *, adds_bos: bool, name: str) -> Template:
     """Settle which template a model is asked with.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
         Read, never changed.
-    template : None, "plain", "raw" or path of a .jinja file
-        None takes the tokenizer's own.
+    template : None, "plain", "raw", path of a .jinja file or Template
+        None takes the tokenizer's own; another model's ``template`` asks both alike.
     adds_bos : bool
         Whether the tokenizer by itself puts a BOS token in front.
     name : str
@@ -70,6 +70,8 @@ def choose_template(tokenizer: Any, template: str | Path | None, *, adds_bos: bo
     ModelError
         If there is no template, or the name is unknown.
     """
+    if isinstance(template, Template):
+        return template
     if template is None:
         own = tokenizer.chat_template
         if isinstance(own, dict):
