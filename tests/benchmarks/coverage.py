@@ -31,7 +31,7 @@ from workbench.geometry.distances import cosine_distances, grid_silhouettes, wei
 from workbench.statistics import bootstrap_weights
 
 HIDDEN = 64
-#: Strength of language and of meaning (noise 1 per dimension); "topics": meanings around topics that are drawn anew.
+#: Strength of language and of meaning (noise 1 per dimension). Topics are drawn anew in each draw, unless they are kept.
 KINDS = {
     "noise": (0.0, 0.0),
     "language strong": (1.0, 0.2),
@@ -40,8 +40,9 @@ KINDS = {
     "heavy-tailed meanings": (0.5, 1.0),
     "ten topics": (0.5, 1.0),
     "five tight topics": (0.5, 1.0),
+    "five tight topics, kept": (0.5, 1.0),
 }
-TOPICS = {"ten topics": (10, 0.6), "five tight topics": (5, 0.3)}
+TOPICS = {"ten topics": (10, 0.6), "five tight topics": (5, 0.3), "five tight topics, kept": (5, 0.3)}
 
 
 # bottleneck ----------------------------------------------------------------------------------------------------------
@@ -132,7 +133,8 @@ def one_layer(rng: np.random.Generator, kind: str, towers: np.ndarray, n: int) -
     language, strength = KINDS[kind]
     n_topics, within = TOPICS.get(kind, (n, 0.0))
     topic = rng.integers(n_topics, size=n) if kind in TOPICS else np.arange(n)
-    meaning = rng.normal(size=(n_topics, HIDDEN))[topic] + within * rng.normal(size=(n, HIDDEN))
+    centres = (np.random.default_rng(5) if kind.endswith("kept") else rng).normal(size=(n_topics, HIDDEN))
+    meaning = centres[topic] + within * rng.normal(size=(n, HIDDEN))
     if kind == "heavy-tailed meanings":
         meaning *= 0.8 * np.abs(rng.standard_t(2, size=(n, 1)))
     return language * towers + strength * meaning + rng.normal(size=(len(towers), n, HIDDEN)), topic
@@ -164,8 +166,8 @@ def copied_rows(distances: np.ndarray, n_languages: int, weights: np.ndarray) ->
     return np.array(found)
 
 
-def intervals_of(states: np.ndarray, topic: np.ndarray, rng: np.random.Generator, *, plain: bool) -> dict[str, tuple[float, float]]:
-    """Return every candidate interval of one draw (the two plain bootstraps, which fail, only if asked)."""
+def intervals_of(states: np.ndarray, topic: np.ndarray, rng: np.random.Generator, *, bootstraps: bool) -> dict[str, tuple[float, float]]:
+    """Return every candidate interval of one draw; the bootstraps, which cost more, only if asked."""
     n_languages, n, hidden = states.shape
     acts = activations(states[:, :, None, None]).assign_coords(category=("prompt", np.tile([f"topic {k}" for k in topic], n_languages)))
     options = {"permutations": 0, "max_meanings": n, "rng": rng}
@@ -174,10 +176,11 @@ def intervals_of(states: np.ndarray, topic: np.ndarray, rng: np.random.Generator
         row = silhouettes(acts, **options, **given).table.iloc[2]
         return float(row[low]), float(row[high])
 
-    found = {"jackknife": bounds(), "bootstrap, recentred": bounds(interval="bootstrap", resamples=200)}
+    found = {"jackknife": bounds()}
     if 3 <= len(set(topic)) < n:
         found["jackknife over topics"] = bounds(unit="category")
-    if plain:
+    if bootstraps:
+        found["bootstrap, recentred"] = bounds(interval="bootstrap", resamples=200)
         distances, weights = cosine_distances(states.reshape(-1, hidden)), bootstrap_weights(n, 100, rng)
         for name, drawn in (
             ("bootstrap, percentiles", weighted_silhouettes(distances, n_languages, weights)[:, 2]),
@@ -209,7 +212,7 @@ def intervals(draws: int) -> Iterator[dict[str, object]]:
             towers = rng.normal(size=(n_languages, 1, HIDDEN))
             found: dict[str, list[tuple[float, float]]] = {}
             for draw in range(2 * draws):
-                for name, bounds in intervals_of(*one_layer(rng, kind, towers, n), rng, plain=draw < draws).items():
+                for name, bounds in intervals_of(*one_layer(rng, kind, towers, n), rng, bootstraps=draw < draws).items():
                     found.setdefault(name, []).append(bounds)
             truth = float(np.mean([value_of(one_layer(rng, kind, towers, n)[0]) for _ in range(10 * draws)]))
             yield from _summary({"languages": n_languages, "meanings": n, "data": kind}, truth, found)

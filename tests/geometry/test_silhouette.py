@@ -205,7 +205,7 @@ def test_a_table_without_its_own_draws_cannot_be_judged(rng, tmp_path):
 
 def test_on_noise_plain_bootstraps_miss_their_own_value_and_the_offered_intervals_do_not(rng):
     states = grid(rng, 0, 0, n=40, hidden=coverage.HIDDEN)
-    found, value = coverage.intervals_of(states, np.arange(40), rng, plain=True), coverage.value_of(states)
+    found, value = coverage.intervals_of(states, np.arange(40), rng, bootstraps=True), coverage.value_of(states)
     for name in ("jackknife", "bootstrap, recentred"):
         assert found[name][0] < value < found[name][1], name
     for name in ("bootstrap, copied rows", "bootstrap, percentiles"):
@@ -222,7 +222,7 @@ def test_the_jackknife_covers_given_the_languages_and_copied_rows_do_not(capsys)
     with capsys.disabled():
         _report("intervals", rows)
     for row in rows:
-        if row["interval"] == "jackknife" and row["data"] != "five tight topics":
+        if row["interval"] == "jackknife" and row["data"] != "five tight topics":  # topics drawn anew need topics as the unit
             assert row["covers"] >= 0.88 and row["median width"] <= 0.5, row  # 80 draws: .95 minus three standard errors
         if row["interval"] == "jackknife over topics":
             assert row["covers"] >= 0.88, row
