@@ -218,6 +218,8 @@ def find_bottleneck(
     DataError
         Silhouettes of language-centred states; a result loaded from a file without the ``.safetensors`` beside it (it lacks what the decision needs).
     """
+    if not (0 < confidence < 1 and margin >= 0):
+        raise DataError(f"confidence={confidence}, margin={margin}: expected a share between 0 and 1, such as 0.95, and 0 or more.")
     rng = rng or np.random.default_rng(0)
     if not isinstance(source, Silhouettes):
         source = silhouettes(source, rng=rng, **options)

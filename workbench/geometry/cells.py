@@ -114,6 +114,8 @@ def complete_cells(acts: xr.Dataset, *, split: str | None = None, max_meanings: 
         Missing or doubled cells (named, with the size of the largest complete part), a meaning with two labels, fewer than two
         languages or meanings.
     """
+    if max_meanings is not None and max_meanings < 2:
+        raise DataError(f"max_meanings={max_meanings}: expected at least 2 (3 for an interval), to compare meanings; leave it out for the default.")
     labels = labels_of(acts)
     kept = rows_of(labels, split=split)
     part = labels.iloc[kept]
@@ -204,6 +206,9 @@ def largest_complete(acts: xr.Dataset, split: str | None = None) -> xr.Dataset:
 def positions_of(acts: xr.Dataset, positions: Sequence[str] | None = None) -> list[str]:
     """Return the positions asked for, or all that were captured."""
     known = [str(p) for p in acts["position"].values]
+    if positions is not None and not len(positions):
+        raise DataError(f"No position was asked for. Expected some of {known}, or None for all.")
+    positions = [positions] if isinstance(positions, str) else positions
     for position in positions or ():
         if position not in known:
             raise DataError(f"Position {position!r} was not captured; present: {known}.{did_you_mean(position, known)}")
@@ -240,6 +245,8 @@ def each_layer(
     at = [[str(p) for p in acts["position"].values].index(p) for p in wanted]
     residual = acts["residual"].transpose("prompt", "layer", "position", "hidden")
     flat = np.asarray(rows).ravel()
+    if layers is not None and not len(layers):
+        raise DataError(f"No layer was asked for. Expected some of {known}, or None for all.")
     for layer in known if layers is None else layers:
         if layer not in known:
             raise DataError(f"Layer {layer} was not captured; present: {known}.")

@@ -119,6 +119,8 @@ def clusters(
     for each in bases or ("",):
         if each not in BASES:
             raise DataError(f"Unknown basis {each!r}; expected some of {list(BASES)}.{did_you_mean(each, BASES)}")
+    if max_meanings < 1:
+        raise DataError(f"max_meanings={max_meanings}: expected at least one meaning per class; the default is 40.")
     labels = labels_of(acts)
     rows = {"after": rows_of(labels, split=split)}
     if before is not None:

@@ -183,6 +183,8 @@ def harm_variance(
     them, so neither factor disturbs the other's test.
     """
     require_scalings(scalings)
+    if permutations < 0:
+        raise DataError(f"permutations={permutations}: expected 0 (no null) or more; the default is 200.")
     rng = rng or np.random.default_rng(0)
     cells = complete_cells(acts, split=split)
     harmful, n = cells.harmful, len(cells.meanings)

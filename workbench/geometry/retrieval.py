@@ -200,6 +200,9 @@ def retrieval(
     Baseline-adjusted similarity and retrieval: arXiv:2411.04986, arXiv:2410.05873.
     """
     rng = rng or np.random.default_rng(0)
+    if permutations < 0:
+        raise DataError(f"permutations={permutations}: expected 0 (no null) or more; the default is 200.")
+    reference = [reference] if isinstance(reference, str) else reference
     known = list(dict.fromkeys(labels_of(acts)["language"]))
     for language in reference:
         if language not in known:

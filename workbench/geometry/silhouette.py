@@ -19,8 +19,8 @@ weights, never by copies of rows, and moves the distribution back to the value: 
 docs/coverage.md has the coverage of all of them.
 
 The target of the interval is the expected silhouette of N meanings drawn like these, given these languages. A
-silhouette depends on N (more meanings, nearer neighbours), so compare models on the same meanings. Meanings count as
-drawn one by one; where they come in a few tight topics, ``unit="category"`` makes topics the unit.
+silhouette depends on N (more meanings, nearer neighbours), so compare models on the same meanings. Meanings may crowd
+around topics as long as the topics are given; ``unit="category"`` makes topics the unit, for a claim about other topics.
 """
 
 from __future__ import annotations
@@ -269,6 +269,8 @@ def silhouettes(
         raise DataError(f"interval={interval!r}: expected one of {list(_INTERVALS)}.{did_you_mean(interval, list(_INTERVALS))}")
     if resamples < 1 or permutations < 0:
         raise DataError(f"resamples={resamples}, permutations={permutations}: expected at least 1 and 0. The defaults are 1000 and 200.")
+    if not 0 < confidence < 1:
+        raise DataError(f"confidence={confidence}: expected a share between 0 and 1, such as 0.95.")
     if unit == "category" and interval == "bootstrap":
         raise DataError("Topics are the unit by jackknife only: a resample without a whole topic has other neighbours. Pass interval='jackknife'.")
     rng = rng or np.random.default_rng(0)

@@ -113,6 +113,7 @@ def similarity(
     MEXA, arXiv:2410.05873; semantic hub, arXiv:2411.04986; CKA, arXiv:1905.00414; see the modules mexa, cka, subspaces.
     """
     rng = rng or np.random.default_rng(0)
+    reference = [reference] if isinstance(reference, str) else reference
     known = list(dict.fromkeys(labels_of(acts)["language"]))
     if not reference:
         raise DataError("No reference language given. Expected at least one, for example reference=['en'].")
