@@ -15,6 +15,8 @@ from workbench.models.load import load_model
 from workbench.organism.network import Recipe
 from workbench.organism.train import train
 from workbench.prompts import load_prompts
+from workbench.prompts.grid import PromptGrid
+from workbench.report.build import build_report
 
 TABLES = {
     "auroc",
@@ -23,6 +25,8 @@ TABLES = {
     "clusters",
     "dropped",
     "harm_represented",
+    "harm_variance",
+    "language_track",
     "layer_choice",
     "nulls",
     "outcomes",
@@ -31,7 +35,10 @@ TABLES = {
     "refusal",
     "retrieval",
     "separation",
+    "separation_change",
+    "separation_contrast",
     "silhouettes",
+    "similarity",
     "thresholds",
     "tokens_per_character",
     "understanding",
@@ -70,6 +77,19 @@ def test_every_table_is_in_the_run_folder(run):
     assert set(run.results) == TABLES
     assert run.manifest["status"] == "finished"
     assert run.manifest["organism"] is True
+
+
+def test_a_set_whose_languages_share_no_meaning_is_measured_without_what_compares_meanings(organism, tmp_path):
+    frame = load_prompts(str(organism / "prompts.csv"), languages=["qaa", "qab", "qad"], limit=12).frame
+    own = frame.assign(meaning_id=frame["meaning_id"] + "@" + frame["language"]).drop(columns="prompt_id")
+    found = diagnose(
+        str(organism / "aligned"), before=str(organism / "helpful"), prompts=PromptGrid(own), null_seeds=0, out=tmp_path / "run", progress=False
+    )
+    assert {"separation", "separation_contrast", "auroc", "thresholds", "refusal"} <= set(found.results)
+    assert not {"variance_shares", "silhouettes", "retrieval", "similarity", "language_track"} & set(found.results)
+    dropped = found.result("dropped").table
+    assert dropped["reason"].str.contains("no meaning occurs in two languages").any()
+    assert "no meaning occurs in two languages" in build_report(found.folder).read_text(encoding="utf-8")
 
 
 def test_the_summary_is_documented_json_that_agrees_with_the_tables(run):

@@ -62,9 +62,13 @@ def test_languages_are_compared_on_the_meanings_they_share():
     assert part.languages == ["en", "sw"] and len(part.meanings) == 16
 
 
-@pytest.mark.parametrize("shared", [0, 1])
-def test_languages_with_hardly_a_meaning_in_common_are_refused(shared):
-    grid = grid_of(("en", "sw"), meaning=lambda language, m: m + 100 * (language == "sw" and m >= shared))
+def test_a_set_that_is_not_parallel_at_all_has_no_part_to_compare():
+    grid = grid_of(("en", "sw"), meaning=lambda language, m: m + 100 * (language == "sw"))
+    assert comparable(grid, ["en"], NOTHING) is None
+
+
+def test_languages_with_hardly_a_meaning_in_common_are_refused():
+    grid = grid_of(("en", "sw"), meaning=lambda language, m: m + 100 * (language == "sw" and m >= 1))
     with pytest.raises(PromptError, match=r"Too few meanings are there in several of the languages en, sw: none.*one meaning_id"):
         comparable(grid, ["en"], NOTHING)
 
