@@ -169,14 +169,18 @@ def test_sentences_without_labels_load_alone_and_say_so_where_a_label_is_needed(
     assert back.hash == grid.hash
 
 
-def test_harm_labels_of_ones_own_count_and_one_class_of_a_labelled_set_is_still_refused(tmp_path):
+def test_harm_labels_of_ones_own_count_and_a_corpus_without_any_serves_what_needs_none(tmp_path):
     frame = load_prompts(f"flores200:{flores_copy(tmp_path)}").frame
     frame["harmful"] = frame["meaning_id"] == "flores200:1"
     assert PromptGrid(frame).has_harm_labels
     PromptGrid(frame).require_both_classes()
     mine = write(tmp_path / "mine.csv", "language,meaning_id,text,harmful\nen,1,bake bread,0\n")
-    with pytest.raises(PromptError, match="harmless prompts only"):
-        load_prompts(mine)
+    plain = load_prompts(mine)
+    assert not plain.has_harm_labels
+    with pytest.raises(PromptError, match=r"A harm label is needed, and .* carries none"):
+        plain.require_both_classes()
+    with pytest.raises(PromptError, match="harmful prompts only"):
+        load_prompts(write(tmp_path / "harm.csv", "language,meaning_id,text,harmful\nen,1,pick a lock,1\n"))
 
 
 def test_sentences_that_stand_in_for_harmless_prompts_are_told_of(tmp_path, caplog):

@@ -45,7 +45,8 @@ def measure_geometry(
     DataFrame
         The bottleneck's verdicts, one row per model and position; none for a set whose languages share no meaning.
     """
-    run.save("dropped", pd.concat([asked.dropped, measure.left_out_of_geometry(asked.grid, asked.part)], ignore_index=True))
+    left_out = [asked.dropped, measure.left_out_of_geometry(asked.grid, asked.part), measure.unlike_before(asked.after, asked.before)]
+    run.save("dropped", pd.concat([table for table in left_out if len(table)] or left_out[:1], ignore_index=True))
     _classes(run, asked, acts, earlier, layers, seed)
     if asked.part is None:
         return pd.DataFrame(columns=[*Bottleneck.required, "model"])

@@ -112,6 +112,21 @@ def left_out_of_geometry(grid: PromptGrid, part: PromptGrid | None) -> pd.DataFr
     return pd.DataFrame(rows, columns=columns)
 
 
+def unlike_before(after: ChatModel, before: ChatModel | None) -> pd.DataFrame:
+    """Say where a comparison with the model before falls short because the two are built differently."""
+    rows = []
+    if before is not None and before.n_layers != after.n_layers:
+        reason = (
+            f"before has {before.n_layers} blocks and after {after.n_layers}: layers are paired by number, not by depth, up to layer "
+            f"{min(before.n_layers, after.n_layers)}"
+        )
+        rows.append(("comparison", "before and after", None, reason))
+    if before is not None and before.hidden_size != after.hidden_size:
+        reason = f"widths {before.hidden_size} and {after.hidden_size} have no basis in common: each model is drawn and measured on its own axes"
+        rows.append(("comparison", "before and after", None, reason))
+    return pd.DataFrame(rows, columns=["what", "language", "n", "reason"])
+
+
 def shown_layers(n_layers: int, wanted: Iterable[int]) -> list[int]:
     """Choose evenly spaced layers for a slider, the wanted ones among them."""
     if n_layers + 1 <= MOST_LAYERS:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from workbench.errors import PromptError, did_you_mean
 from workbench.prompts import flores, multijail, ntrex, paradetox, polyrefuse, textdetox, twins, xsafety
+from workbench.prompts.cells import UNLABELLED
 from workbench.prompts.files import SUFFIXES, read_table
 from workbench.prompts.grid import PromptGrid
 from workbench.prompts.languages import normalise, read_tiers, tags_of
@@ -124,7 +125,7 @@ def load_prompts(
         raise PromptError(
             f"{spec} has {has} prompts only; both classes are needed. Add the other with --{lacks} SET, for example --{lacks} polyrefuse:PATH."
         )
-    if len(grids) > 1 and not all(grid.has_harm_labels for grid in grids):
+    if len(grids) > 1 and any(grid.frame["source"].isin(UNLABELLED).all() for grid in grids):
         logger.warning("%s", _GENRE)
     if wish.languages is not None:
         merged = merged.select(languages=wish.languages)
