@@ -60,7 +60,7 @@ def find_planted(depth: int, n_languages: int, n: int, draws: int, *, one_noise:
     for _ in range(draws):
         at = int(rng.integers(np.ceil(0.4 * depth), np.floor(0.6 * depth) + 1))
         states = additive(rng, *planted(depth, at), n_languages=n_languages, n=n, hidden=HIDDEN, shared_noise=one_noise)
-        row = find_bottleneck(activations(states), permutations=39, max_meanings=n, rng=rng).table.iloc[0]
+        row = find_bottleneck(activations(states), permutations=19, max_meanings=n, rng=rng).table.iloc[0]
         rise = min(row["beats_first"], row["beats_last"])
         rows.append((row["verdict"] == "bottleneck", row["low"] <= at <= row["high"], row["high"] - row["low"], abs(row["layer"] - at), rise))
     found, inside, width, off, rise = np.array(rows, dtype=float).T
