@@ -218,25 +218,25 @@ def _report(name, table):
 
 @pytest.mark.slow
 def test_the_jackknife_covers_given_the_languages_and_copied_rows_do_not(capsys):
-    rows = list(coverage.intervals(40))
+    rows = list(coverage.intervals(20))
     with capsys.disabled():
         _report("intervals", rows)
     for row in rows:
         if row["interval"] == "jackknife" and row["data"] != "five tight topics":  # topics drawn anew need topics as the unit
-            assert row["covers"] >= 0.88 and row["median width"] <= 0.5, row  # 80 draws: .95 minus three standard errors
+            assert row["covers"] >= 0.85 and row["median width"] <= 0.5, row  # 40 draws: .95 minus three standard errors
         if row["interval"] == "jackknife over topics":
-            assert row["covers"] >= 0.88, row
+            assert row["covers"] >= 0.85, row
         if row["interval"] == "bootstrap, copied rows" and row["data"] == "noise":
             assert row["covers"] < 0.2, row
 
 
 @pytest.mark.slow
 def test_the_interval_over_languages_covers_for_languages_drawn_from_a_population(capsys):
-    rows = list(coverage.languages(40))
+    rows = list(coverage.languages(25))
     with capsys.disabled():
         _report("languages", rows)
     both = [row for row in rows if row["interval"] == "meanings and languages"]
-    assert len(both) == 2 * len(coverage.KINDS) and all(row["covers"] >= 0.88 and row["median width"] <= 0.5 for row in both), both
+    assert len(both) == 2 * len(coverage.KINDS) and all(row["covers"] >= 0.85 and row["median width"] <= 0.5 for row in both), both
     given = {(row["languages"], row["data"]): row["covers"] for row in rows if row["interval"] == "jackknife over meanings"}
     assert given[12, "language strong"] < 0.7  # given these languages is not about languages in general
 
