@@ -3,8 +3,8 @@
 Run ``python tests/benchmarks/generation.py [--json PATH] [--rounds N] [--threads N]`` from the repository root. A 12-layer random Llama (width
 512, 32,000 tokens, no end token, so that every reply is 32 tokens long) answers 48 prompts of 16 to 128 tokens.
 
-Times are CPU seconds of the process (all its threads), not wall time, so that a shared machine disturbs them less; methods take turns within each
-round, and the median over rounds of the ratio within the round is given. Plain generation is handed the padded batches that ``reply_to`` makes;
+Times are CPU seconds of the process (all its threads), not wall time, so that a shared machine disturbs them less; methods take turns batch by
+batch, and the median over rounds of the ratio within the round is given. Plain generation is handed the padded batches that ``reply_to`` makes;
 prompts are tokenised outside the clock. That strength 0 gives the plain replies, and the other edits different ones, is asserted; times are not.
 
 ``--json`` writes ``{"goals": {name: {"ratio", "goal", "met"}}, "methods": {name: {"cpu_s", "ratio", "cpu_s_rounds"}}, "work": {...},
@@ -104,10 +104,15 @@ def measure(rounds: int, threads: int) -> dict[str, Any]:
         method([batches[-1][:2]])
     order = list(methods)
     for turn in range(rounds):
-        for name in order[turn % len(order) :] + order[: turn % len(order)]:  # nobody always comes first
-            start = time.process_time()
-            replies[name] = methods[name](batches)
-            seconds[name].append(time.process_time() - start)
+        for name in order:
+            seconds[name].append(0.0)
+            replies[name] = []
+        for number, batch in enumerate(batches):  # each batch by every method in turn: what else the machine does then disturbs all alike
+            first = (turn + number) % len(order)
+            for name in order[first:] + order[:first]:
+                start = time.process_time()
+                replies[name] += methods[name]([batch])
+                seconds[name][-1] += time.process_time() - start
     baseline, *others = methods
     assert replies["reply_to, no edit"] == replies["Add, strength 0"] == [text.strip() for text in replies[baseline]]
     assert all(replies[name] != replies[baseline] for name in others[2:]), "an edit that changes nothing shows nothing"
