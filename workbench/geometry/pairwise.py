@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import xarray as xr
+from threadpoolctl import threadpool_limits
 
 from workbench.errors import DataError
 from workbench.geometry.cells import complete_cells, each_layer
@@ -39,6 +40,8 @@ class PairwiseSimilarity(Result):
         return part.pivot(index="language", columns="other", values="value").reindex(index=order, columns=order)
 
 
+# products of many small matrices: BLAS threads would spend four times the work on waiting for each other
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def pairwise_similarity(
     acts: xr.Dataset,
     statistic: str,

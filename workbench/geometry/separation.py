@@ -31,6 +31,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import xarray as xr
+from threadpoolctl import threadpool_limits
 
 from workbench.errors import DataError, did_you_mean
 from workbench.geometry.cells import each_layer, labels_of, provenance_of, rows_of
@@ -123,6 +124,8 @@ def _known(given: Sequence[str], options: Sequence[str], name: str) -> tuple[str
     return given
 
 
+# products of many small matrices: BLAS threads would spend four times the work on waiting for each other
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def separation(
     acts: xr.Dataset,
     before: xr.Dataset | None = None,

@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from jaxtyping import Int
+from threadpoolctl import threadpool_limits
 
 from workbench.errors import DataError, did_you_mean
 from workbench.geometry.cells import Cells, complete_cells, each_layer, labels_of, positions_of
@@ -56,6 +57,8 @@ class Similarity(Result):
         return pd.DataFrame(rows)
 
 
+# products of many small matrices: BLAS threads would spend four times the work on waiting for each other
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def similarity(
     acts: xr.Dataset,
     reference: Sequence[str],
