@@ -67,7 +67,7 @@ def clusters(
     fig, cells = panels(
         [f"{_MODELS[m]}<br>{position_name(p)}" for p, m in keys],
         columns=len(models),
-        horizontal_spacing=0.09,
+        horizontal_spacing=0.14,
         vertical_spacing=0.17 if len(wanted) > 1 else 0,
     )
     groups = [(tier, harmful) for harmful in (True, False) for tier in TIERS if tier in set(table["tier"])]
