@@ -280,4 +280,4 @@ def test_a_set_without_harm_labels_is_captured_and_one_class_of_a_labelled_set_i
     unlabelled = PromptGrid(harmless.assign(source="flores200"))
     assert not capture(chat, unlabelled, store=tmp_path / "a.zarr", **OPTIONS)["harmful"].values.any()
     with pytest.raises(PromptError, match="harmless prompts and no harmful ones"):
-        capture(chat, PromptGrid(harmless), **OPTIONS)
+        capture(chat, PromptGrid(harmless.assign(source="polyrefuse")), **OPTIONS)

@@ -17,6 +17,8 @@ COLUMNS = ("prompt_id", "meaning_id", "language", "text", "harmful", "category",
 SPLITS = ("fit", "select", "score")
 #: Sources of parallel sentences that nobody labelled for harm; all of them count as harmless.
 UNLABELLED = ("flores200", "ntrex128")
+#: Sources whose prompts are labelled for harm: one class of theirs is half a set, not a set without labels.
+LABELLED = ("organism", "polyrefuse", "xsafety", "multijail", "textdetox", "paradetox")
 
 _HARMFUL = {"true", "1", "1.0", "harmful", "unsafe", "yes", "y", "t"}
 _HARMLESS = {"false", "0", "0.0", "harmless", "safe", "no", "n", "f"}

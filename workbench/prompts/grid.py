@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from workbench.errors import PromptError, did_you_mean
-from workbench.prompts.cells import COLUMNS, SPLITS, check_rows, clean_table
+from workbench.prompts.cells import COLUMNS, LABELLED, SPLITS, check_rows, clean_table
 from workbench.prompts.completeness import largest_complete
 from workbench.prompts.drawing import assigned_splits, limited
 from workbench.prompts.languages import TIERS, chosen, name_of, normalise, tier_of
@@ -121,8 +121,8 @@ class PromptGrid:
 
     @property
     def has_harm_labels(self) -> bool:
-        """False where no prompt is harmful, as in FLORES-200 or a parallel corpus of your own: such a grid serves what needs no label."""
-        return bool(self._frame["harmful"].any())
+        """False for FLORES-200 or a parallel corpus of your own without a harmful prompt: such a grid serves what needs no label."""
+        return bool(self._frame["harmful"].any()) or bool(self._frame["source"].isin(LABELLED).any())
 
     @property
     def hash(self) -> str:
