@@ -70,8 +70,9 @@ def test_directions_survive_the_disk_with_their_metadata(planted, tmp_path):
     loaded = Directions.load(found.save(tmp_path / "harm.safetensors"))
     assert loaded.unit.identical(found.unit) and loaded.norm.identical(found.norm)
     assert loaded.metadata == found.metadata
+    assert loaded.gap.identical(found.gap) and loaded.baseline.identical(found.baseline)
     assert loaded.at(3, "t_inst").site == "blocks.2.hook_out" and loaded.at(0, "t_inst").site == "embed.hook_out"
-    assert list(loaded.to_frame().columns) == ["layer", "position", "norm", "site"]
+    assert list(loaded.to_frame().columns) == ["layer", "position", "norm", "gap", "baseline", "site"]
     assert not list(tmp_path.glob("*.draft"))
 
 

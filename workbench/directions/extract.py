@@ -40,6 +40,22 @@ def difference_in_means(
     return raw / norm, norm
 
 
+def along(
+    states: Float[np.ndarray, "prompt hidden"], positive: Bool[np.ndarray, " prompt"], unit: Float[np.ndarray, " hidden"]
+) -> tuple[float, float, float]:
+    """Return norm, gap and baseline of a unit vector on its training states (see :class:`Directions`).
+
+    Examples
+    --------
+    >>> along(np.array([[0.0, 9.0], [1.0, 9.0], [4.0, 0.0], [6.0, 0.0]]), np.array([False, False, True, True]), np.array([1.0, 0.0]))
+    (4.5, 5.25, 0.5)
+    """
+    projected = np.asarray(states, dtype=np.float64) @ unit
+    high, low = projected[positive], projected[~positive]
+    baseline = float(low.mean())
+    return float(high.mean()) - baseline, float(np.quantile(high, 0.75) - np.quantile(low, 0.25)), baseline
+
+
 def harm_direction(acts: xr.Dataset, languages: Sequence[str], *, split: str | None = "fit") -> Directions:
     """Find the harm direction at each layer and position from the pooled prompts of some languages.
 
@@ -55,7 +71,7 @@ def harm_direction(acts: xr.Dataset, languages: Sequence[str], *, split: str | N
     Returns
     -------
     Directions
-        Positive towards harmful.
+        Positive towards harmful, with gap and baseline.
 
     Raises
     ------
@@ -72,10 +88,12 @@ def harm_direction(acts: xr.Dataset, languages: Sequence[str], *, split: str | N
     kept = rows_of(labels, split=split, languages=languages)
     harmful = labels["harmful"].to_numpy()[kept]
     layers, positions = [int(k) for k in acts["layer"].values], positions_of(acts)
-    unit, norm = np.zeros((len(layers), len(positions), acts.sizes["hidden"])), np.zeros((len(layers), len(positions)))
+    shape = len(layers), len(positions)
+    unit, norm, gap, baseline = np.zeros((*shape, acts.sizes["hidden"])), np.zeros(shape), np.zeros(shape), np.zeros(shape)
     for layer, position, states in each_layer(acts, kept):
         place = layers.index(layer), positions.index(position)
         unit[place], norm[place] = difference_in_means(states, harmful)
+        _, gap[place], baseline[place] = along(states, harmful, unit[place])
     metadata = {
         **{str(k): v for k, v in acts.attrs.items()},
         "method": "difference in means, pooled languages",
@@ -86,4 +104,4 @@ def harm_direction(acts: xr.Dataset, languages: Sequence[str], *, split: str | N
         "n_harmful": int(harmful.sum()),
         "n_harmless": int((~harmful).sum()),
     }
-    return labelled(unit, norm, layers, positions, metadata)
+    return labelled(unit, norm, layers, positions, metadata, gap=gap, baseline=baseline)
