@@ -8,7 +8,8 @@ Examples
 """
 
 from workbench.interventions.edits import Ablate, Add, Compose, Patch
+from workbench.interventions.refusal_score import RefusalTokens, next_token_kl, refusal_score
 from workbench.interventions.scopes import SCOPES
 from workbench.interventions.weights import orthogonalised
 
-__all__ = ["SCOPES", "Ablate", "Add", "Compose", "Patch", "orthogonalised"]
+__all__ = ["SCOPES", "Ablate", "Add", "Compose", "Patch", "RefusalTokens", "next_token_kl", "orthogonalised", "refusal_score"]
