@@ -269,8 +269,9 @@ def _nothing_left(table: pd.DataFrame, removed: dict[str, np.ndarray], filters: 
     }
     needs = " and ".join(relax[name] for name in relax if removed[name][best.name])
     shown = ", ".join(f"{name if name != 'kl' else 'KL'} {best[name]:.3g}" for name in _SCORES)
+    where = f"{best['position']}, layer {int(best['layer'])}"
     return (
-        f"All {len(table)} candidates were dropped ({told}). Nearest is {best['position']}, layer {int(best['layer'])} ({shown}): it stays with {needs}. Relax the rule on purpose, "
+        f"All {len(table)} candidates were dropped ({told}). Nearest is {where} ({shown}): it stays with {needs}. Relax the rule on purpose, "
         "rule=SelectionRule(kl_max=..., induce_min=..., depth=...), or sweep other positions."
     )
 

@@ -69,10 +69,13 @@ class Adding(Act):
 @dataclass(eq=False)
 class Ablating(Act):
     unit: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    toward: float = 0.0
 
     def change(self, residual: Tensor, weight: Tensor | None, at: Pass | None) -> Tensor:
         unit = self.on(self.unit, residual, _fine(residual))
         coefficient = (residual.to(unit.dtype) @ unit).unsqueeze(-1)
+        if self.toward:
+            coefficient = coefficient - self.toward
         return _moved(residual, -coefficient if weight is None else -coefficient * weight, unit)
 
 

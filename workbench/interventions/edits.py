@@ -128,19 +128,27 @@ class Ablate:
     layers : "everywhere", or int, str or sequence of these
         "everywhere" projects the embedding and whatever any attention or MLP adds, so that no layer ever has a component
         along it (equal to :func:`~workbench.interventions.weights.orthogonalised` where no norm follows the write). A
-        sequence projects the residual stream at those layers only; later blocks may write along it again.
+        sequence projects the residual stream at those layers only; later blocks may write along it again. None is the
+        direction's own layer.
+    baseline : "zero", "harmless" or float
+        What the coordinate along the direction is set to: 0, the mean of the harmless (or accepted) training projections
+        (``direction.metadata["baseline"]``; at the direction's own layer only, where it was measured), or a number in units of
+        the residual stream. Others than 0 need ``layers``: a single write to the stream has no such coordinate.
     scope, rows, any_model
         As in :class:`Add`; a factor in ``rows`` removes that share.
 
     References
     ----------
-    Arditi et al. 2024, arXiv:2406.11717, eq. 4: x <- x - r r^T x with r of unit length.
+    Arditi et al. 2024, arXiv:2406.11717, eq. 4: x <- x - r r^T x with r of unit length. Mean ablation, x <- x - r (r^T x - b)
+    with the negative class's mean b: affine concept editing, Marshall et al. 2024, arXiv:2411.09003.
 
     Examples
     --------
     >>> import numpy as np, torch
     >>> Ablate(np.array([0.0, 3.0]))(torch.tensor([[[5.0, 7.0]]]))
     tensor([[[5., 0.]]])
+    >>> Ablate(np.array([0.0, 3.0]), layers=2, baseline=0.5)(torch.tensor([[[5.0, 7.0]]]))
+    tensor([[[5.0000, 0.5000]]])
     """
 
     direction: Vector
@@ -148,8 +156,14 @@ class Ablate:
     scope: str | Sequence[str] = "all"
     rows: Rows = None
     any_model: bool = False
+    baseline: str | float = "zero"
 
     def __post_init__(self) -> None:
+        if self._toward() and self.layers == "everywhere":
+            raise DataError(
+                f"baseline={self.baseline!r} with layers='everywhere': a single write to the stream has no coordinate to be set. Expected named "
+                "layers (layers=None is the direction's own), or baseline='zero'."
+            )
         _ = self._bound(aim_at(self.direction))
 
     def __call__(self, residual: Float[Tensor, "prompt token hidden"]) -> Float[Tensor, "prompt token hidden"]:
@@ -165,13 +179,41 @@ class Ablate:
         aim = aim_at(self.direction)
         aim.require_model(chat, any_model=self.any_model)
         act = self._bound(aim)
-        return [(place, act) for place in ([0, *chat.parts.writes] if self.layers == "everywhere" else places_of(self.layers, aim.layer, chat))]
+        if self.layers == "everywhere":
+            return [(place, act) for place in (0, *chat.parts.writes)]
+        places = places_of(self.layers, aim.layer, chat)
+        if self.baseline == "harmless" and places != [aim.layer]:
+            raise DataError(
+                f"baseline='harmless' was measured at layer {aim.layer}, and the edit is to act at {places}. Expected layers=None, or a number for "
+                "baseline: the mean harmless projection on this direction there."
+            )
+        return [(place, act) for place in places]
+
+    def _toward(self) -> float:
+        """Return the coordinate that is left."""
+        given = self.baseline
+        if isinstance(given, str) and given not in ("zero", "harmless"):
+            raise DataError(f"baseline={given!r}: expected 'zero', 'harmless' or a number.{did_you_mean(given, ('zero', 'harmless'))}")
+        if given == "harmless":
+            known = self.direction.metadata.get("baseline") if isinstance(self.direction, Direction) else None
+            if known is None:
+                raise DataError(
+                    "baseline='harmless', but the direction carries none. Expected a number in direction.metadata['baseline'] (mean of its harmless "
+                    "training projections); extract it with one, or give the number itself."
+                )
+            given = known
+        toward = 0.0 if given == "zero" else float(given)
+        if not np.isfinite(toward):
+            raise DataError(f"baseline={toward!r}: expected a finite coordinate along the direction.")
+        return toward
 
     def _bound(self, aim: Aim) -> Ablating:
-        scope, rows = as_scope(self.scope), as_rows(self.rows)
-        label = f"Ablate({aim.name}, {'+'.join(scope)}{rows_label(rows)})"
+        scope, rows, toward = as_scope(self.scope), as_rows(self.rows), self._toward()
+        left = f", to {toward!r}{' (harmless)' if self.baseline == 'harmless' else ''}" if toward else ""
+        label = f"Ablate({aim.name}{left}, {'+'.join(scope)}{rows_label(rows)})"
         # the engine names an edit that acts at every write once, by this beginning
-        return Ablating(scope, rows, f"everywhere: {label}" if self.layers == "everywhere" else label, unit=aim.unit)
+        everywhere = f"everywhere: {label}" if self.layers == "everywhere" else label
+        return Ablating(scope, rows, everywhere, unit=aim.unit, toward=toward)
 
 
 @dataclass(frozen=True, eq=False)
