@@ -6,12 +6,12 @@ with mode 600 (never widened afterwards, so at no moment can another user read i
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from workbench.behavior.private_lines import append_lines, whole_lines
 from workbench.errors import StoreError, StoreMismatchError, writing
 
 _KIND = "workbench replies"
@@ -61,13 +61,13 @@ class ReplyFile:
             file.path.parent.mkdir(parents=True, exist_ok=True)
         present = next((p for p in (file.path, file.draft) if p.exists()), None)
         if present is None:
-            file._write(json.dumps({"kind": _KIND, **header}, ensure_ascii=False) + "\n")
+            append_lines(file.draft, [{"kind": _KIND, **header}])
             return file
         os.chmod(present, 0o600)
         lines = file._lines(present)
         if not lines:  # cut off within the header
             os.truncate(present, 0)
-            file._write(json.dumps({"kind": _KIND, **header}, ensure_ascii=False) + "\n")
+            append_lines(file.draft, [{"kind": _KIND, **header}])
             return file
         file._require_same(present, lines[0])
         return file
@@ -81,43 +81,15 @@ class ReplyFile:
         """Write replies and see them to the disk before going on."""
         if self.path.exists():  # named as complete, but someone took lines out
             os.replace(self.path, self.draft)
-        rows = ({"prompt_id": prompt_id, **reply._asdict()} for prompt_id, reply in replies.items())
-        self._write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        append_lines(self.draft, ({"prompt_id": prompt_id, **reply._asdict()} for prompt_id, reply in replies.items()))
 
     def finish(self) -> None:
         """Give the complete file its name."""
         if self.draft.exists():
             os.replace(self.draft, self.path)
 
-    def _write(self, text: str) -> None:
-        with writing(self.draft):
-            handle = os.open(self.draft, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o600)
-            with os.fdopen(handle, "ab") as draft:
-                draft.write(text.encode("utf-8"))
-                draft.flush()
-                os.fsync(draft.fileno())
-
     def _lines(self, present: Path) -> list[dict[str, Any]]:
-        whole = 0
-        rows: list[dict[str, Any]] = []
-        for number, line in enumerate(present.read_bytes().split(b"\n"), start=1):
-            if not line:
-                continue
-            complete = present.stat().st_size > whole + len(line)  # its line end was written too
-            try:
-                row = json.loads(line) if complete else None
-            except ValueError as error:
-                raise StoreError(
-                    f"{present.name}, line {number} is not JSON. Expected replies written by generate(); delete the file to start over."
-                ) from error
-            if row is None:
-                os.truncate(present, whole)
-                break
-            if not isinstance(row, dict) or (rows and not {"prompt_id", "reply", "n_new_tokens", "finished"} <= set(row)):
-                raise StoreError(f"{present.name}, line {number} is no reply. Expected a file written by generate(); delete it to start over.")
-            whole += len(line) + 1
-            rows.append(row)
-        return rows
+        return whole_lines(present, what="generate()", needed=("prompt_id", *Reply._fields), header=True)
 
     def _require_same(self, present: Path, found: dict[str, Any]) -> None:
         if found.get("kind") != _KIND:
