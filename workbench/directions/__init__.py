@@ -1,7 +1,14 @@
 """Where harm lies: the direction, whether it and its threshold transfer between languages, and the nulls."""
 
+from workbench.directions.contrast import Contrast
 from workbench.directions.direction import Direction, Directions
-from workbench.directions.extract import difference_in_means, harm_direction
+from workbench.directions.extract import (
+    LanguageDirections,
+    difference_in_means,
+    extract_directions,
+    harm_direction,
+    language_directions,
+)
 from workbench.directions.nulls import HarmNulls, harm_nulls, surface_auroc
 from workbench.directions.project import Projections, project, projections
 from workbench.directions.represented import HarmRepresented, harm_represented
@@ -10,18 +17,22 @@ from workbench.directions.transfer import AurocTable, LayerChoice, choose_layer,
 
 __all__ = [
     "AurocTable",
+    "Contrast",
     "Direction",
     "Directions",
     "HarmNulls",
     "HarmRepresented",
+    "LanguageDirections",
     "LayerChoice",
     "Projections",
     "Thresholds",
     "choose_layer",
     "difference_in_means",
+    "extract_directions",
     "harm_direction",
     "harm_nulls",
     "harm_represented",
+    "language_directions",
     "project",
     "projections",
     "surface_auroc",
