@@ -17,7 +17,10 @@ from jaxtyping import install_import_hook
 from tests.tiny import build_model, build_tokenizer
 
 # shapes in signatures are checked while tests run
-install_import_hook(["workbench.models", "workbench.activations"], "beartype.beartype")
+install_import_hook(
+    ["workbench.models", "workbench.activations", *(f"workbench.interventions.{name}" for name in ("acts", "scopes"))],
+    "beartype.beartype",
+)
 
 
 @pytest.fixture

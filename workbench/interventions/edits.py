@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -92,7 +92,7 @@ class Add:
         """Add to every token given, whatever scope and rows say."""
         return self._bound(aim_at(self.direction)).change(residual, None, None) if self.strength else residual
 
-    def moved_to(self, layers: Places) -> Self:
+    def moved_to(self, layers: Places) -> Add:
         """Return the same edit at other layers."""
         return replace(self, layers=layers)
 
@@ -170,7 +170,7 @@ class Ablate:
         """Project every token given, whatever scope and rows say."""
         return self._bound(aim_at(self.direction)).change(residual, None, None)
 
-    def moved_to(self, layers: Places) -> Self:
+    def moved_to(self, layers: Places) -> Ablate:
         """Return the same edit at other layers."""
         return replace(self, layers=layers)
 
@@ -258,7 +258,7 @@ class Patch:
         """Overwrite every token given, whatever scope and rows say; values must not go by prompt."""
         return self._bound(None if self.along is None else aim_at(self.along)).change(residual, None, None)
 
-    def moved_to(self, layers: Places) -> Self:
+    def moved_to(self, layers: Places) -> Patch:
         """Return the same edit at other layers."""
         return replace(self, layers=layers)
 
@@ -305,7 +305,7 @@ class Compose:
             residual = edit(residual)
         return residual
 
-    def moved_to(self, layers: Places) -> Self:
+    def moved_to(self, layers: Places) -> Compose:
         """Return the same edits, all of them at other layers."""
         return replace(self, edits=tuple(edit.moved_to(layers) for edit in self.edits))
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from workbench.models.batching import batches
 from workbench.models.chat import ChatModel
+from workbench.models.passes import Batch, announced
 
 #: Logits held at once.
 _LOGITS = 2**25
@@ -53,8 +54,9 @@ def bits_per_byte(chat: ChatModel, texts: Sequence[str]) -> Float[np.ndarray, " 
     bits = np.full(len(rows), np.nan)
     for places in batches([len(rows[i]) for i in scored], max(_LOGITS // vocabulary, 1)):
         batch = np.array(scored)[places]
-        ids, mask = chat.pad([rows[i] for i in batch])
-        with torch.inference_mode():
+        chosen = [rows[i] for i in batch]
+        ids, mask = chat.pad(chosen)
+        with torch.inference_mode(), announced(Batch.of(chosen, side="right")):
             logits = chat.model(input_ids=ids, use_cache=False).logits[:, :-1]
             losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:].to(logits.device), reduction="none")
         total = torch.where(mask[:, 1:].bool().to(losses.device), losses, 0).sum(dim=1, dtype=torch.float64)
