@@ -1,5 +1,6 @@
 """Where harm lies: the direction, whether it and its threshold transfer between languages, and the nulls."""
 
+from workbench.directions.compare import DirectionCosines, compare_directions
 from workbench.directions.contrast import Contrast
 from workbench.directions.direction import Direction, Directions
 from workbench.directions.extract import (
@@ -19,6 +20,7 @@ __all__ = [
     "AurocTable",
     "Contrast",
     "Direction",
+    "DirectionCosines",
     "Directions",
     "HarmNulls",
     "HarmRepresented",
@@ -27,6 +29,7 @@ __all__ = [
     "Projections",
     "Thresholds",
     "choose_layer",
+    "compare_directions",
     "difference_in_means",
     "extract_directions",
     "harm_direction",
