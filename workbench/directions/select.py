@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from workbench.errors import DataError, did_you_mean
 from workbench.results import Result
@@ -280,3 +281,63 @@ def _outward(value: float, *, up: bool) -> str:
     """Round a bound to three digits so that what lies at it stays."""
     step = 10.0 ** (math.floor(math.log10(abs(value))) - 2) if value else 1.0
     return f"{(math.ceil if up else math.floor)(value / step) * step:.6g}"
+
+
+def criteria_agreement(first: DirectionScores, second: DirectionScores, *, rule: str | SelectionRule = "arditi") -> pd.DataFrame:
+    """Say how far two criteria agree on the same candidates: one row per language scored by both.
+
+    Parameters
+    ----------
+    first, second : DirectionScores
+        Of the same directions and model, such as by refusal tokens and token-free.
+    rule : str or SelectionRule
+        Applied to both.
+
+    Returns
+    -------
+    DataFrame
+        ``language``; ``bypass``, ``induce``: Spearman's rank correlation over candidates finite in both (0 without any
+        agreement; NaN for fewer than three); ``n`` candidates; ``first``, ``second``: what each selects ("position@layer", empty if
+        nothing is left); ``same``: whether it is the same; ``rank``: place of the second's choice among all n by the first's bypass
+        (1 is lowest). Candidates of neighbouring layers are nearly copies of each other, so a correlation over them has no honest
+        interval.
+
+    Raises
+    ------
+    DataError
+        If they share no candidate or no language.
+    """
+    tags = [tag for tag in _languages(first) if tag in _languages(second)]
+    rows = []
+    for tag in tags:
+        both = first.of(tag).merge(second.of(tag), on=["position", "layer"], suffixes=("_1", "_2"))
+        if both.empty:
+            raise DataError("The two criteria share no candidate. Expected sweeps of the same directions.")
+        both = both[np.isfinite(both[[f"{name}_{k}" for name in _SCORES for k in (1, 2)]].to_numpy(dtype=float)).all(axis=1)]
+        order = {name: _spearman(both[f"{name}_1"].to_numpy(), both[f"{name}_2"].to_numpy()) for name in ("bypass", "induce")}
+        chosen = [_choice(scores, rule, tag) for scores in (first, second)]
+        place = both[(both["position"].map(str) + "@" + both["layer"].map(str)) == chosen[1]]
+        rank = float((both["bypass_1"] < place["bypass_1"].iloc[0]).sum() + 1) if len(place) else float("nan")
+        same = bool(chosen[0]) and chosen[0] == chosen[1]
+        rows.append({"language": tag, **order, "n": len(both), "first": chosen[0], "second": chosen[1], "same": same, "rank": rank})
+    if not rows:
+        raise DataError("The two criteria were measured in no language in common. Expected sweeps of the same languages.")
+    return pd.DataFrame(rows)
+
+
+def _languages(scores: DirectionScores) -> list[str]:
+    return [str(tag) for tag in dict.fromkeys(scores.table["language"])] if "language" in scores.table else [ALL]
+
+
+def _choice(scores: DirectionScores, rule: str | SelectionRule, language: str) -> str:
+    try:
+        found = select_direction(scores, rule=rule, language=language)
+    except DataError:  # nothing left: that is an answer here
+        return ""
+    return f"{found.position}@{found.layer}"
+
+
+def _spearman(first: np.ndarray, second: np.ndarray) -> float:
+    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])

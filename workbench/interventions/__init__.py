@@ -10,6 +10,7 @@ Examples
 from workbench.interventions.edits import Ablate, Add, Compose, Patch
 from workbench.interventions.refusal_score import RefusalTokens, next_token_kl, refusal_score
 from workbench.interventions.scopes import SCOPES
+from workbench.interventions.sweep import sweep_directions
 from workbench.interventions.weights import orthogonalised
 
-__all__ = ["SCOPES", "Ablate", "Add", "Compose", "Patch", "RefusalTokens", "next_token_kl", "orthogonalised", "refusal_score"]
+__all__ = ["SCOPES", "Ablate", "Add", "Compose", "Patch", "RefusalTokens", "next_token_kl", "orthogonalised", "refusal_score", "sweep_directions"]
