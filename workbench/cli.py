@@ -84,6 +84,25 @@ def diagnose(
     system: System = None,
     limit: Limit = None,
     refusals: Annotated[Path | None, typer.Option(help="CSV of language,text: openings that count as a refusal.", metavar="FILE")] = None,
+    judge: Annotated[
+        str,
+        typer.Option(
+            help="Who says what is a refusal: auto, markers, first_token, classifier:MODEL, guard:MODEL, endpoint or stereotype.",
+            metavar="NAME",
+        ),
+    ] = "auto",
+    judge_model: Annotated[str | None, typer.Option(help="Model of a classifier, guard or endpoint judge.", metavar="MODEL")] = None,
+    judge_template: Annotated[
+        Path | None, typer.Option(help="A guard model's question, with {prompt} and {reply}; default its chat template.", metavar="FILE")
+    ] = None,
+    judge_fallback: Annotated[str | None, typer.Option(help="Who judges languages that the judge cannot serve.", metavar="NAME")] = None,
+    send_to: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of the endpoint judge, and the consent to send prompts and replies there; its key in WORKBENCH_JUDGE_API_KEY.",
+            metavar="URL",
+        ),
+    ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Length of a reply; default by the set.", min=1)] = None,
     strip_punctuation: Strip = False,
     null_seeds: Annotated[int, typer.Option(help="Untrained models that harm's AUROC must beat.", min=0)] = 3,

@@ -129,9 +129,7 @@ def test_agreement_follows_from_the_counts_and_validation_from_balanced_accuracy
     assert table["validated"]
 
 
-@pytest.mark.parametrize(
-    ("refused", "others"), [(40, 40), (150, 0), (0, 150)], ids=["fewer than a hundred", "refusals only", "no refusals"]
-)
+@pytest.mark.parametrize(("refused", "others"), [(40, 40), (150, 0), (0, 150)], ids=["fewer than a hundred", "refusals only", "no refusals"])
 def test_too_few_labels_or_one_class_validate_nothing(refused, others):
     said = ["I can't."] * refused + ["Mix flour."] * others
     table = marker_agreement(pd.DataFrame({"language": "en", "reply": said, "refusal": [True] * refused + [False] * others}))

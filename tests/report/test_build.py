@@ -108,18 +108,27 @@ def test_text_from_the_run_is_escaped(tmp_path):
     assert "&lt;script&gt;alert" in page
 
 
-def test_the_verdict_names_the_languages_whose_refusal_is_below_the_reference(page):
-    rates = fake_tables(**SMALL)["refusal"].query("model == 'after' and statistic == 'harmful_refusal'").set_index("language")
+def test_the_verdict_names_the_languages_whose_refusal_is_below_the_reference(tmp_path):
+    folder = write_fake_run(tmp_path, without=SLOW_TO_DRAW, **SMALL)
+    refusal = fake_tables(**SMALL)["refusal"].assign(validated=True)
+    Result(refusal).save(folder / "results" / "refusal.parquet")
+    rates = refusal.query("model == 'after' and statistic == 'harmful_refusal'").set_index("language")
     floor = rates.loc[["qaa", "qab", "qac"], "low"].min()
     below = sorted(rates.index[rates["high"] < floor])
     assert 2 <= len(below) <= 5
     said = f"below every reference language (qaa, qab and qac), with intervals apart, in {len(below)} of 5 other languages: "
-    assert said + ", ".join(below[:-1]) + f" and {below[-1]}." in prose_of(page)
+    assert said + ", ".join(below[:-1]) + f" and {below[-1]}." in prose_of(page_of(folder))
+
+
+def test_a_judge_that_was_not_validated_decides_no_verdict(page):
+    prose = prose_of(page)
+    assert "The judge of refusal was not validated in qad, qae, qaf, qag and qah (marked †), so its rates there decide nothing." in prose
+    assert "below every reference language" not in prose
 
 
 def test_overlapping_intervals_make_no_claim(tmp_path):
     folder = write_fake_run(tmp_path, without=SLOW_TO_DRAW, **SMALL)
-    refusal = fake_tables(**SMALL)["refusal"].assign(low=0.0, high=1.0)
+    refusal = fake_tables(**SMALL)["refusal"].assign(low=0.0, high=1.0, validated=True)
     Result(refusal).save(folder / "results" / "refusal.parquet")
     prose = prose_of(page_of(folder))
     assert "In none of 5 other languages" in prose and "not evidence of equality" in prose

@@ -25,7 +25,8 @@ def rows_with(tmp_path):
 
 @pytest.fixture
 def tables():
-    return fake_tables(languages=5, layers=4, meanings=8)
+    found = fake_tables(languages=5, layers=4, meanings=8)
+    return found | {"refusal": found["refusal"].assign(validated=True)}
 
 
 def test_languages_stand_in_the_order_of_the_figures(rows_with):
@@ -130,3 +131,39 @@ def test_numbers_are_written_with_a_true_minus_and_a_dash_for_nothing():
 
 def test_hashes_and_records_are_shortened():
     assert compact({"hash": "ab" * 32, "on": True, "none": None}) == "hash abababababab…; on yes; none none"
+
+
+def refused(tables, **rates):
+    """Return a refusal table whose harmful refusal is high but for the rates given, and a judge validated but where they are negative."""
+    refusal = tables["refusal"].copy()
+    harmful = refusal["statistic"] == "harmful_refusal"
+    refusal.loc[harmful, ["value", "low", "high"]] = [0.9, 0.8, 0.95]
+    for tag, rate in rates.items():
+        refusal.loc[harmful & (refusal["language"] == tag), ["value", "low", "high"]] = [abs(rate), abs(rate) - 0.1, abs(rate) + 0.1]
+        refusal.loc[refusal["language"] == tag, "validated"] = rate > 0
+    return refusal
+
+
+def test_a_judge_that_was_not_validated_decides_nothing(rows_with, tables):
+    run, rows = rows_with(refusal=refused(tables, qad=-0.3, qae=0.3))
+    assert [tag for tag, row in rows.items() if row.failing("harmful_refusal")] == ["qae"]
+    (line,) = rows["qad"].harmful_refusal
+    assert line.state == UNSURE and line.value.endswith("†") and "decides nothing" in line.note
+    said = verdict(run, list(rows.values()))
+    assert said[0].startswith("The judge of refusal was not validated in qad (marked †)")
+    assert "in 1 of 1 remaining other languages: qae." in said[1] and "qad" not in " ".join(said[1:])
+
+
+def test_a_reference_that_was_not_validated_sets_no_floor(rows_with, tables):
+    _, rows = rows_with(refusal=refused(tables, qaa=-0.2, qad=0.4))
+    assert [tag for tag, row in rows.items() if row.failing("harmful_refusal")] == ["qad"]
+    run, rows = rows_with(refusal=refused(tables, qaa=-0.9, qab=-0.9, qac=-0.9, qad=0.3))
+    assert not any(row.failing("harmful_refusal") for row in rows.values())
+    said = verdict(run, list(rows.values()))
+    assert "where the decision fails cannot be said" in said[1] and len(said) == 2
+
+
+def test_without_any_validated_language_the_verdict_compares_nothing(rows_with, tables):
+    run, rows = rows_with(refusal=refused(tables, qad=0.1).assign(validated=False))
+    assert not any(row.failing("harmful_refusal") for row in rows.values())
+    assert len(verdict(run, list(rows.values()))) == 2

@@ -27,7 +27,8 @@ from workbench.prompts.cells import is_blank
 from workbench.prompts.grid import PromptGrid
 
 NAMES = ("auto", "markers", "stereotype", "first_token", "classifier", "guard", "endpoint")
-_MODELS = ("classifier", "guard", "endpoint")
+#: Those that ask a model, which has to be named.
+ASKING = ("classifier", "guard", "endpoint")
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,11 @@ class JudgeChoice:
         self._require_what_it_needs()
 
     def _require_what_it_needs(self) -> None:
-        if self.judge in _MODELS and not self.model:
+        if self.judge in ASKING and not self.model:
             raise DataError(
                 f"The judge {self.judge!r} needs a model. Give --judge-model NAME (a directory, a hub id, or what the endpoint calls it)."
             )
-        if self.model and self.judge not in _MODELS:
+        if self.model and self.judge not in ASKING:
             raise DataError(
                 f"--judge-model {self.model!r} was given with the judge {self.judge!r}, which asks none. Add --judge classifier, guard or endpoint."
             )
@@ -91,7 +92,7 @@ class JudgeChoice:
 
     def spec(self) -> dict[str, Any] | None:
         """Say what makes two requests different; None for the default."""
-        if self == JudgeChoice(progress=self.progress):
+        if self.judge == "auto":
             return None
         from workbench.behavior import rubric
 
@@ -115,6 +116,20 @@ def as_choice(judge: Any) -> JudgeChoice | Judge:
     if callable(getattr(judge, "outcomes", None)) and hasattr(judge, "name"):
         return judge
     raise DataError(f"judge is a {type(judge).__name__}. Expected one of {', '.join(NAMES)}, a JudgeChoice, or a judge with name and outcomes().")
+
+
+def spec_of(choice: JudgeChoice | Judge | None) -> dict[str, Any] | None:
+    """Say what a judge, or none, adds to the identity of a request."""
+    return choice.spec() if isinstance(choice, JudgeChoice) else None if choice is None else {"name": choice.name}
+
+
+def sends(choice: JudgeChoice | Judge | None) -> bool:
+    """Say whether a judge sends texts away from this machine."""
+    if isinstance(choice, JudgeChoice):
+        return choice.judge == "endpoint"
+    from workbench.behavior.endpoint import EndpointJudge
+
+    return isinstance(choice, EndpointJudge) or any(sends(judge) for judge in getattr(choice, "judges", {}).values())
 
 
 def chosen_judges(grid: PromptGrid, chat: Any, refusals: str | Path | None, judge: Any, fallback: Any) -> PerLanguageJudge:
@@ -150,6 +165,8 @@ def chosen_judges(grid: PromptGrid, chat: Any, refusals: str | Path | None, judg
 def _served(grid: PromptGrid, chat: Any, refusals: str | Path | None, choice: JudgeChoice | Judge) -> dict[str, Judge]:
     """Return the judge per language, for those languages that the choice can serve."""
     tags = grid.languages
+    if isinstance(choice, PerLanguageJudge):
+        return {tag: choice.judges[tag] for tag in tags if tag in choice.judges}
     if not isinstance(choice, JudgeChoice):
         return dict.fromkeys(tags, choice)
     if choice.judge in ("auto", "markers"):

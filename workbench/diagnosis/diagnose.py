@@ -14,13 +14,15 @@ import pandas as pd
 import xarray as xr
 
 from workbench.activations.capture import capture
-from workbench.behavior.judges import read_refusals
+from workbench.behavior.choice import ASKING, JudgeChoice, as_choice, sends, spec_of
+from workbench.behavior.judges import PerLanguageJudge, choose_judge, read_refusals
 from workbench.diagnosis import measure
 from workbench.diagnosis.asked import Asked, ask, chat_of, grid_of, listed
 from workbench.diagnosis.geometry import measure_geometry
 from workbench.diagnosis.run import Run, write_json
 from workbench.diagnosis.summary import summarise
 from workbench.diagnosis.understanding import understanding
+from workbench.errors import DataError
 from workbench.models.chat import ChatModel
 from workbench.models.load import load_model, untrained_like
 from workbench.prompts.grid import PromptGrid
@@ -46,6 +48,11 @@ def diagnose(
     system: str | None = None,
     limit: int | None = None,
     refusals: str | Path | None = None,
+    judge: Any = "auto",
+    judge_model: str | None = None,
+    judge_template: str | Path | None = None,
+    judge_fallback: Any = None,
+    send_to: str | None = None,
     max_new_tokens: int | None = None,
     strip_punctuation: bool = False,
     null_seeds: int = 3,
@@ -76,6 +83,13 @@ def diagnose(
         As in :func:`workbench.models.load.load_model`.
     refusals : path, optional
         CSV of ``language,text``: openings that count as a refusal.
+    judge : str or Judge
+        Who says what is a refusal: "auto", "markers", "first_token", "classifier:MODEL", "guard:MODEL", "endpoint", "stereotype", or a judge
+        of your own (:mod:`workbench.behavior.choice`).
+    judge_model, judge_template, judge_fallback
+        The model of a classifier, guard or endpoint; a guard model's question; what judges languages that the judge cannot serve.
+    send_to : str, optional
+        Address of the endpoint judge: giving it is the consent to send every scored prompt and its reply there. Not with ``redact``.
     max_new_tokens : int, optional
         Default: enough for the longest keyed answer where there is a key, else 48.
     null_seeds : int
@@ -103,6 +117,8 @@ def diagnose(
     --------
     >>> run = diagnose("organism:aligned", before="organism:helpful", prompts="organism", out="runs/demo")  # doctest: +SKIP
     """
+    wanted = {"model": judge_model, "template": judge_template, "send_to": send_to, "cache": Path(out) / "judge.jsonl"}
+    choice, fallback = _judges_asked(judge, judge_fallback, wanted, redact=redact, progress=progress)
     grid = grid_of(prompts, harmless, harmful, subset, languages, limit, seed, tiers, strip_punctuation)
     grid.drop_unusable()  # refuses a set without labels before a model is loaded
     options: dict[str, Any] = {"template": template, "system": system, "dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
@@ -118,6 +134,8 @@ def diagnose(
         "refusals": None if refusals is None else Path(refusals).name,
         "max_new_tokens": max_new_tokens,
         "positions": list(POSITIONS),
+        "judge": spec_of(choice),
+        "judge_fallback": spec_of(fallback),
     }
     found = Run.earlier(out, spec)
     new_tokens = max_new_tokens or measure.enough_tokens(after, grid)
@@ -133,6 +151,9 @@ def diagnose(
             given = template if after.template.kind == "raw" else str(shared)
             earlier = load_model(before, **{**options, "template": given, "system": after.system})
     asked = ask(after, earlier, grid, listed(reference), seed, new_tokens)
+    chosen = choose_judge(asked.grid, asked.after, refusals, judge=choice, fallback=fallback)
+    for note in chosen.notes:
+        logger.info("%s", note)
     # nothing is written before all of the request is known to be good: a corrected request may use the same folder
     run = Run.start(out, spec)
     if found is not None:
@@ -148,16 +169,36 @@ def diagnose(
         organism=measure.is_organism(after),
     )
     run.save("dropped", asked.dropped)
-    _measure(run, asked, refusals=refusals, new_tokens=new_tokens, null_seeds=null_seeds, seed=seed, redact=redact, progress=progress)
+    _measure(run, asked, judge=chosen, new_tokens=new_tokens, null_seeds=null_seeds, seed=seed, redact=redact, progress=progress)
     run.update_manifest(status="finished")
     return run
+
+
+def _judges_asked(judge: Any, fallback: Any, options: dict[str, Any], *, redact: bool, progress: bool) -> tuple[Any, Any]:
+    """Read the judge asked for and its fallback before anything is loaded; model and address go to the one that takes them."""
+    given = {name: value for name, value in options.items() if name != "cache" and value is not None}
+    asking = [isinstance(one, str) and one.partition(":")[0] in ASKING for one in (judge, fallback)]
+    if given and not isinstance(judge, str) and not asking[1]:
+        raise DataError(f"{', '.join(given)} given together with a judge in memory. They shape how one is made: build it with them instead.")
+    to_fallback = asking[1] and not asking[0]
+    read = []
+    for one, takes in ((judge, not to_fallback), (fallback, to_fallback)):
+        read.append(
+            JudgeChoice(one, **(options if takes else {}), progress=progress) if isinstance(one, str) else None if one is None else as_choice(one)
+        )
+    if redact and any(sends(one) for one in read):
+        raise DataError(
+            "A redacted run keeps no reply, and the endpoint judge sends prompts and replies to a server: nothing was sent. Leave out --redact, or "
+            "take a judge that stays on this machine (markers, first_token, classifier:MODEL, guard:MODEL)."
+        )
+    return read[0], read[1]
 
 
 def _measure(
     run: Run,
     asked: Asked,
     *,
-    refusals: str | Path | None,
+    judge: PerLanguageJudge,
     new_tokens: int,
     null_seeds: int,
     seed: int,
@@ -178,9 +219,7 @@ def _measure(
     layers, represented, auroc, thresholds = _harm(run, asked, acts, earlier, untrained, seed)
     bottleneck = measure_geometry(run, asked, acts, earlier, untrained, layers, seed=seed, progress=progress)
 
-    outcomes, refusal = measure.behaviour(
-        run, asked.after, grid, refusals=refusals, new_tokens=new_tokens, redact=redact, progress=progress
-    )
+    outcomes, refusal = measure.behaviour(run, asked.after, grid, judge=judge, new_tokens=new_tokens, redact=redact, progress=progress)
     run.save("outcomes", outcomes)
     run.save("refusal", refusal)
 

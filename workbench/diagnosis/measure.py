@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,13 +13,16 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from workbench.behavior.endpoint import EndpointJudge
 from workbench.behavior.generate import generate
-from workbench.behavior.judges import choose_judge
+from workbench.behavior.outcomes import Judge, check_outcomes
 from workbench.behavior.refusal import refusal_rates
 from workbench.diagnosis.run import Run
 from workbench.models.chat import ChatModel
 from workbench.models.compression import bits_per_byte
 from workbench.prompts.grid import PromptGrid
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_NEW_TOKENS = 48
 BITS_PROMPTS = 40  # harmless prompts per language whose text is weighed
@@ -185,18 +189,19 @@ def behaviour(
     chat: ChatModel,
     grid: PromptGrid,
     *,
-    refusals: str | Path | None,
+    judge: Judge,
     new_tokens: int,
     redact: bool,
     progress: bool,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Generate, judge, and count refusals on the score split; replies stay in one private file of the run folder."""
-    judge = choose_judge(grid, chat, refusals=refusals)
     asked = grid if needs_more_than_scored(judge) else grid.select(split="score")
     path = run.folder / "replies.jsonl"
     try:
         replies = generate(chat, asked, max_new_tokens=new_tokens, out=path, progress=progress)
-        outcomes = judge.outcomes(replies, asked)
+        if (cost := sending(judge, replies, asked)) is not None:
+            logger.info("%s", cost)
+        outcomes = check_outcomes(judge.outcomes(replies, asked))
     finally:
         if redact:  # also when generation or the judge breaks off
             for left in run.folder.glob("replies.jsonl*"):
@@ -206,6 +211,17 @@ def behaviour(
     rates = refusal_rates(outcomes, scored).table.assign(model="after")
     labels = scored.frame[["prompt_id", "language", "harmful"]]
     return outcomes.merge(labels, on="prompt_id", how="left").assign(model="after"), rates
+
+
+def sending(judge: Any, replies: pd.DataFrame, grid: PromptGrid) -> str | None:
+    """Say what judges at an endpoint are about to be sent, and what that costs; None where nothing leaves the machine."""
+    told = []
+    of = getattr(judge, "judges", dict.fromkeys(grid.languages, judge))
+    for remote in {id(one): one for one in of.values() if isinstance(one, EndpointJudge)}.values():
+        part = grid.select(languages=[tag for tag in grid.languages if of[tag] is remote])
+        mine = replies[replies["prompt_id"].isin(part.frame["prompt_id"])]
+        told.append(f"Sending the text of {len(mine)} prompts and replies to {remote.url} ({remote.model}): {remote.estimate(mine, part)}.")
+    return " ".join(told) or None
 
 
 def needs_more_than_scored(judge: Any) -> bool:
