@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workbench.directions.logistic import logistic_direction
+from workbench.directions.means import difference_in_means
 from workbench.directions.paired import CENTRINGS, paired_component, pairs_of
 from workbench.errors import DataError
 
@@ -44,6 +46,26 @@ def test_pairwise_is_the_uncentred_component_of_the_differences(seed, n, hidden)
     assert abs(found @ axis) == pytest.approx(1, abs=1e-6) and np.linalg.norm(found) == pytest.approx(1)
     higher = (positive - negative) @ found
     assert (higher > 0).sum() >= (higher < 0).sum()
+
+
+def test_pairs_give_what_the_steering_vectors_package_defines(rng):
+    """steering-vectors 0.12.2, definitions restated: mean of differences; uncentred PCA of +-differences, sign by their mean; logistic
+    regression without intercept on midpoint-centred pairs, labels +-1."""
+    from sklearn.linear_model import LogisticRegression
+
+    positive, negative, _ = planted_pairs(rng, strength=2.0, n=50)
+    differences, midpoints = positive - negative, (positive + negative) / 2
+    rows, which = np.concatenate([positive, negative]), np.arange(100) < 50
+    unit, norm = difference_in_means(rows, which)
+    np.testing.assert_allclose(norm * unit, differences.mean(axis=0), atol=1e-12)
+    axis = np.linalg.svd(np.concatenate([differences, -differences]).T)[0][:, 0]
+    axis *= np.sign((differences @ axis).mean())
+    np.testing.assert_allclose(paired_component(positive, negative), axis, atol=1e-9)
+    centred = np.concatenate([positive - midpoints, negative - midpoints])
+    plain = LogisticRegression(fit_intercept=False, C=1.0, tol=1e-10, max_iter=10_000).fit(centred, which).coef_[0]
+    scale = (centred**2).sum(axis=1).mean()  # their penalty is on unscaled states
+    found = logistic_direction(centred, which, penalty=scale)
+    np.testing.assert_allclose(found, plain / np.linalg.norm(plain), atol=1e-5)
 
 
 def test_agrees_with_the_authors_code(shared_dir):

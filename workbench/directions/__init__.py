@@ -1,7 +1,10 @@
 """Where harm lies: the direction, whether it and its threshold transfer between languages, and the nulls."""
 
+from workbench.directions.collinear import Collinearity, ProjectionCheck, collinear, projection_check
 from workbench.directions.compare import DirectionCosines, compare_directions
+from workbench.directions.compare_methods import compare_methods
 from workbench.directions.contrast import Contrast
+from workbench.directions.controls import DirectionControls, direction_controls
 from workbench.directions.direction import Direction, Directions
 from workbench.directions.extract import (
     LanguageDirections,
@@ -18,25 +21,32 @@ from workbench.directions.transfer import AurocTable, LayerChoice, choose_layer,
 
 __all__ = [
     "AurocTable",
+    "Collinearity",
     "Contrast",
     "Direction",
+    "DirectionControls",
     "DirectionCosines",
     "Directions",
     "HarmNulls",
     "HarmRepresented",
     "LanguageDirections",
     "LayerChoice",
+    "ProjectionCheck",
     "Projections",
     "Thresholds",
     "choose_layer",
+    "collinear",
     "compare_directions",
+    "compare_methods",
     "difference_in_means",
+    "direction_controls",
     "extract_directions",
     "harm_direction",
     "harm_nulls",
     "harm_represented",
     "language_directions",
     "project",
+    "projection_check",
     "projections",
     "surface_auroc",
     "thresholds",
