@@ -94,9 +94,9 @@ def sweep_directions(
     -------
     DirectionScores
         Means over prompts, in float64, for all languages together ("all") and each by itself, with intervals over meanings
-        (jackknife): ``bypass`` on harmful prompts while the direction is ablated, ``induce`` on harmless ones while it is added
-        once as long as it was measured, at its own layer and every token, ``kl`` (nats) of the harmless prompts' next token under
-        ablation. Where a candidate cannot be tried, scores are NaN and ``reason`` says why.
+        (jackknife; of KL on its logarithm): ``bypass`` on harmful prompts while the direction is ablated, ``induce`` on harmless
+        ones while it is added once as long as it was measured, at its own layer and every token, ``kl`` (nats) of the harmless
+        prompts' next token under ablation. Where a candidate cannot be tried, scores are NaN and ``reason`` says why.
 
     Raises
     ------
@@ -261,7 +261,7 @@ class _Trial:
 
 
 def _mean(name: str, values: np.ndarray, meaning: np.ndarray) -> dict[str, float]:
-    """Return a mean over prompts and its interval over meanings; NaN where there are no values."""
+    """Return a mean over prompts and its interval over meanings (of kl, which has an end at 0, on its logarithm); NaN where there are no values."""
     if not len(values):
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"), float("nan"))
     _, group = np.unique(meaning, return_inverse=True)
@@ -269,7 +269,10 @@ def _mean(name: str, values: np.ndarray, meaning: np.ndarray) -> dict[str, float
     value, low, high = float(values.mean()), float("nan"), float("nan")
     if len(count) > 2:
         without = (total.sum() - total) / (count.sum() - count)
-        low, high = (float(end) for end in jackknife_interval(value, jackknife_influence(np.asarray(value), without)))
+        positive = name == "kl" and value > 0 and bool((without > 0).all())
+        scale = np.log if positive else np.asarray
+        ends = jackknife_interval(scale(value), jackknife_influence(scale(value), scale(without)))
+        low, high = (float(np.exp(end) if positive else end) for end in ends)
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
