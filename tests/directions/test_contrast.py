@@ -61,6 +61,14 @@ def test_among_harmful_prompts_harm_is_held_constant(crossed):
     assert both @ harm > 0.3 and abs(held @ harm) < 0.2 and held @ refuse > 0.95
 
 
+def test_among_counts_only_prompts_of_that_label_that_were_judged(crossed):
+    acts, *_, refused = crossed
+    judged = {p: r for p, r in refused.items() if p.startswith("qaa")}
+    for among in ("harmful", "harmless"):
+        found = extract_directions(acts, ["qaa", "qab"], contrast=Contrast("refusal", judged, among=among), split=None).metadata
+        assert (found["n_refused"], found["n_accepted"], found["n_without_outcome"]) == (40, 40, 160)
+
+
 def test_what_cannot_be_a_contrast_is_refused(crossed):
     acts, *_, refused = crossed
     with pytest.raises(DataError, match="mean 'refusal'"):

@@ -76,6 +76,15 @@ def test_swapping_the_classes_turns_every_direction_round(rng):
         np.testing.assert_allclose(one.unit.values, -other.unit.values, atol=2e-6, err_msg=method)
 
 
+def test_class_means_fix_the_sign_where_most_pairs_say_otherwise():
+    along_axis = np.array([[-1.0, 0, 0], [-1.2, 0.1, 0], [10.0, 0, 0.1]])
+    rows = np.concatenate([along_axis, np.zeros((3, 3))])
+    pairs = np.array(["a", "b", "c"] * 2, dtype=object)
+    acts = activations(rows.reshape(1, 6, 1, 1, 3), harmful=np.arange(6) < 3, splits=False).assign_coords(pair_id=("prompt", pairs))
+    found = extract_directions(acts, ["qaa"], method="pca_pairwise", split=None)
+    assert found.unit.values[0, 0, 0] > 0.99 and float(found.norm[0, 0]) > 0 and found.metadata["pairs"] == "pair_id"
+
+
 def test_row_order_does_not_matter(rng):
     acts, _ = at_angle(rng, [0, 20], n=64)
     shuffled = acts.isel(prompt=rng.permutation(acts.sizes["prompt"]))

@@ -108,7 +108,7 @@ def classes_of(acts: xr.Dataset, languages: list[str], contrast: Contrast | str,
         kept = told.notna().to_numpy()
         recorded |= {"among": contrast.among, "n_without_outcome": int((~kept).sum())}
         if contrast.among is not None:
-            kept = kept & part["harmful"].to_numpy() == (contrast.among == "harmful")
+            kept = kept & (part["harmful"].to_numpy() == (contrast.among == "harmful"))
         rows, part, positive = rows[kept], part[kept].reset_index(drop=True), told[kept].astype(bool).to_numpy()
     first, second = _CLASSES[contrast.name]
     n = int(positive.sum())
