@@ -1,7 +1,7 @@
 """Do the methods find the same direction?
 
 Every method is run anew without each group of meanings (jackknife) and on halves of the meanings (reliability), because only
-differences in means follow from sums. That costs some thirty fits per method and place: name the layers that matter.
+differences in means follow from sums. That costs some fifty fits per method and place: name the layers that matter.
 """
 
 from __future__ import annotations
