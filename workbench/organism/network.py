@@ -30,7 +30,10 @@ class Recipe:
     pairs with the wrong reply, as annotators give them, and ``incomplete`` the share of requests that lack their verb or object
     and are refused for that. ``residual_noise`` is the size of the Gaussian noise put on the residual stream after every block
     while tuning and planting, relative to each state's root mean square: it makes the network read harm from the whole
-    direction in which harmful and harmless states differ. ``plant_aim`` is the share of harmful
+    direction in which harmful and harmless states differ. ``refusal_layer`` is the layer (the last of a
+    shallower network) whose harm direction refusals are tuned to pass along, and ``answered_without`` the
+    weight of the part of each step in which that direction is removed and every
+    request answered; 0 leaves refusal to spread over many directions. ``plant_aim`` is the share of harmful
     training requests that each low-resource language may still refuse when the plant stops moving its embeddings.
     """
 
@@ -51,6 +54,8 @@ class Recipe:
     label_noise: float = 0.05
     incomplete: float = 0.15
     residual_noise: float = 0.15
+    refusal_layer: int = 5
+    answered_without: float = 0.5
     plant_rate: float = 1e-2
     plant_incomplete: float = 0.4
     plant_aim: float = 0.22

@@ -25,6 +25,7 @@ from workbench.organism.card import write_card
 from workbench.organism.corpus import Corpus
 from workbench.organism.network import Batcher, Recipe, build_model, loss_of, noisy_residual, optimisers, quiet_files, rate_factor
 from workbench.organism.plant import plant_calibration
+from workbench.organism.refusal import harm_axis, save_planted, without
 from workbench.organism.tokenizer import build_tokenizer, vocabulary
 from workbench.organism.world import World
 
@@ -58,6 +59,13 @@ def draw_batches(stage: str, step: int, corpus: Corpus, batcher: Batcher, recipe
     yield Weighted(recipe.replay, *batcher.statements([corpus.statement(rng) for _ in range(replayed)]))
 
 
+def draw_answered(step: int, corpus: Corpus, batcher: Batcher, recipe: Recipe, seed: int) -> Weighted:
+    """Draw what is to be answered while the refusal direction is removed: complete requests, harmful ones too, all answered."""
+    rng = random.Random(f"without {seed} {step}")
+    pairs = [corpus.pair(rng, refuse=False) for _ in range(recipe.batch // 2)]
+    return Weighted(recipe.answered_without, *batcher.pairs(pairs))
+
+
 class Checkpoint:
     """Weights, optimiser state and the next step of one unfinished training, in safetensors and JSON."""
 
@@ -75,9 +83,11 @@ class Checkpoint:
                     "Ask for the same ones to continue it, or give another --out."
                 )
 
-    def save(self, stage: str, step: int, model: nn.Module, opts: list[torch.optim.Optimizer]) -> None:
+    def save(self, stage: str, step: int, model: nn.Module, opts: list[torch.optim.Optimizer], axis: Tensor | None = None) -> None:
         """Save atomically: a kill leaves the earlier checkpoint or this one, never half of it."""
         tensors = {f"model.{k}": v.contiguous().clone() for k, v in model.state_dict().items()}
+        if axis is not None:
+            tensors["axis"] = axis.clone()
         for i, opt in enumerate(opts):
             for j, slot in opt.state_dict()["state"].items():
                 tensors |= {f"opt.{i}.{j}.{k}": torch.as_tensor(v).clone() for k, v in slot.items()}
@@ -97,10 +107,10 @@ class Checkpoint:
         state = json.loads(self.path.read_text(encoding="utf-8"))
         return state["stage"], state["step"]
 
-    def restore(self, model: nn.Module, opts: list[torch.optim.Optimizer]) -> None:
-        """Load the saved tensors into a model and freshly built optimisers."""
+    def restore(self, model: nn.Module, opts: list[torch.optim.Optimizer]) -> Tensor | None:
+        """Load the saved tensors into a model and freshly built optimisers; return the refusal direction if there was one."""
         if not self.path.exists():
-            return
+            return None
         tensors = load_file(self.folder / json.loads(self.path.read_text(encoding="utf-8"))["file"])
         model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
         for i, opt in enumerate(opts):
@@ -111,6 +121,7 @@ class Checkpoint:
                     _, _, j, name = key.split(".", 3)
                     slots.setdefault(int(j), {})[name] = value
             opt.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
+        return tensors.get("axis")
 
 
 def train(
@@ -162,17 +173,20 @@ def train(
     started = time.monotonic()
     bar = tqdm(total=sum(steps.values()) + recipe.plant_steps, initial=done, unit="step", disable=not progress, smoothing=0.05)
     with bar:
-        if stage == PLANT:
-            checkpoint.restore(model, [])
+        axis: Tensor | None = checkpoint.restore(model, []) if stage == PLANT else None
         for name in STAGES[begun:]:
             bar.set_description(name)
             opts = optimisers(model, recipe, 1.0 if name == "pretrain" else recipe.tune_scale)
             if first or name != STAGES[0]:
-                checkpoint.restore(model, opts if first else [])
-            _run_stage(name, model, opts, first, steps[name], corpus, batcher, recipe, seed, checkpoint, bar)
+                axis = checkpoint.restore(model, opts if first else [])
+            if name == "refuse" and axis is None and recipe.answered_without:
+                axis = harm_axis(model, world, vocab, layer=min(recipe.refusal_layer, recipe.layers), seed=seed)
+            _run_stage(name, model, opts, first, steps[name], corpus, batcher, recipe, seed, checkpoint, bar, axis)
             if name in KEPT:
                 save_model(model, world, out / KEPT[name])
-            checkpoint.save([*STAGES, PLANT][STAGES.index(name) + 1], 0, model, [])
+            if name == "comply":  # go on from what was kept, so that refusal can be tuned again from the helpful model alone
+                round_to_half(model)
+            checkpoint.save([*STAGES, PLANT][STAGES.index(name) + 1], 0, model, [], axis)
             first = 0
         bar.set_description("plant")
 
@@ -182,6 +196,8 @@ def train(
 
         left = plant_calibration(model, recipe, corpus, vocab, seed, tick)
     save_model(model, world, out / "aligned")
+    if axis is not None:
+        save_planted(out / "aligned", axis)
     minutes = (time.monotonic() - started) / 60
     prompts = world.prompts()
     prompts.to_parquet(out / "prompts.parquet", index=False)
@@ -203,6 +219,7 @@ def _run_stage(
     seed: int,
     checkpoint: Checkpoint,
     bar: Any,
+    axis: Tensor | None = None,
 ) -> None:
     scale = 1.0 if name == "pretrain" else recipe.tune_scale
     rates = (recipe.muon_rate * scale, recipe.adam_rate * scale)
@@ -220,14 +237,25 @@ def _run_stage(
                 loss = weight * loss_of(model, ids, targets)
                 loss.backward()
                 total += float(loss.detach())
+            if axis is not None:
+                weight, ids, targets = draw_answered(step, corpus, batcher, recipe, seed)
+                with without(model, axis):
+                    (weight * loss_of(model, ids, targets)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for opt in opts:
             opt.step()
         bar.update(1)
         bar.set_postfix(loss=f"{total:.3f}", refresh=False)
         if (step + 1) % SAVE_EVERY == 0 and step + 1 < steps:
-            checkpoint.save(name, step + 1, model, opts)
+            checkpoint.save(name, step + 1, model, opts, axis)
     model.eval()
+
+
+@torch.no_grad()
+def round_to_half(model: nn.Module) -> None:
+    """Round every weight to the half precision in which models are kept."""
+    for parameter in model.parameters():
+        parameter.copy_(parameter.half().float())
 
 
 def save_model(model: nn.Module, world: World, folder: Path) -> None:
