@@ -13,7 +13,7 @@ import pytest
 
 from tests.tiny import build_grid
 from workbench.behavior.choice import JudgeChoice
-from workbench.behavior.judges import MarkerJudge, PerLanguageJudge, choose_judge
+from workbench.behavior.judges import MarkerJudge, PerLanguageJudge, StereotypeJudge, choose_judge
 from workbench.diagnosis import measure
 from workbench.diagnosis.diagnose import diagnose
 from workbench.diagnosis.run import Run
@@ -93,6 +93,14 @@ def test_a_judge_outside_the_four_outcomes_stops_the_diagnosis_by_prompt_id(tiny
     run = Run.start(tmp_path / "run", {})
     with pytest.raises(DataError, match=r"judge 'odd' gave \d+ of \d+ replies something else than refusal.* prompt 'en-\d+' has 'perhaps'"):
         measure.behaviour(run, chat, grid, judge=choose_judge(grid, judge=Odd()), new_tokens=2, redact=False, progress=False)
+
+
+def test_only_a_judge_that_learns_is_given_replies_outside_the_score_split():
+    grid = build_grid(24).with_splits()
+    replies = grid.frame[["prompt_id"]].assign(reply="bread")
+    judge = choose_judge(grid, judge=PerLanguageJudge({"en": StereotypeJudge(), "fr": MarkerJudge()}))
+    kept = grid.frame[grid.frame["prompt_id"].isin(measure.to_judge(judge, replies, grid)["prompt_id"])]
+    assert len(kept[kept["language"] == "en"]) == 24 and set(kept.loc[kept["language"] == "fr", "split"]) == {"score"}
 
 
 def test_another_judge_is_another_request(tmp_path):

@@ -198,7 +198,7 @@ def behaviour(
     asked = grid if needs_more_than_scored(judge) else grid.select(split="score")
     path = run.folder / "replies.jsonl"
     try:
-        replies = generate(chat, asked, max_new_tokens=new_tokens, out=path, progress=progress)
+        replies = to_judge(judge, generate(chat, asked, max_new_tokens=new_tokens, out=path, progress=progress), asked)
         if (cost := sending(judge, replies, asked)) is not None:
             logger.info("%s", cost)
         outcomes = check_outcomes(judge.outcomes(replies, asked))
@@ -211,6 +211,14 @@ def behaviour(
     rates = refusal_rates(outcomes, scored).table.assign(model="after")
     labels = scored.frame[["prompt_id", "language", "harmful"]]
     return outcomes.merge(labels, on="prompt_id", how="left").assign(model="after"), rates
+
+
+def to_judge(judge: Any, replies: pd.DataFrame, grid: PromptGrid) -> pd.DataFrame:
+    """Leave out replies that neither count nor teach their judge anything: a remote one is not sent them."""
+    of = getattr(judge, "judges", dict.fromkeys(grid.languages, judge))
+    frame = grid.frame
+    wanted = frame["language"].map({tag: needs_more_than_scored(one) for tag, one in of.items()}).fillna(False).astype(bool)
+    return replies[replies["prompt_id"].isin(frame.loc[wanted | (frame["split"] == "score"), "prompt_id"])]
 
 
 def sending(judge: Any, replies: pd.DataFrame, grid: PromptGrid) -> str | None:
