@@ -106,6 +106,7 @@ def diagnose(
     max_new_tokens: Annotated[int | None, typer.Option(help="Length of a reply; default by the set.", min=1)] = None,
     strip_punctuation: Strip = False,
     null_seeds: Annotated[int, typer.Option(help="Untrained models that harm's AUROC must beat.", min=0)] = 3,
+    steer: Annotated[int, typer.Option(help="Meanings per class and language answered under each edit; 0 acts on nothing.", min=0)] = 16,
     seed: Seed = 0,
     dtype: Dtype = None,
     device: Device = None,

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.tiny import build_grid
-from workbench.behavior.first_token import FirstTokenJudge, tokens_for
-from workbench.behavior.next_token import next_logits
+from workbench.behavior.first_token import FirstTokenJudge, refusal_tokens
 from workbench.errors import DataError, ModelCheckError, PromptError
 from workbench.interventions import Add
 from workbench.interventions.refusal_score import RefusalTokens
+from workbench.models.next_token import next_logits
 from workbench.prompts import PromptGrid
 
 
@@ -77,9 +77,9 @@ def test_a_language_without_tokens_is_refused_and_never_judged_by_anothers(tiny_
 def test_tokens_come_from_the_refusal_column_then_from_the_family(tiny_model):
     frame = build_grid(6).frame
     frame["refusal"] = ["pain" if tag == "fr" else None for tag in frame["language"]]
-    tokens = tokens_for(tiny_model("llama"), PromptGrid(frame))
+    tokens = refusal_tokens(tiny_model("llama"), PromptGrid(frame))
     assert set(tokens.languages) == {"fr", "en"} and "refusal column" in tokens.source["fr"] and "Arditi" in tokens.source["en"]
-    assert tokens_for(tiny_model("phi3"), build_grid(6)).languages == []
+    assert refusal_tokens(tiny_model("phi3"), build_grid(6)).languages == []
 
 
 def test_prompts_that_were_not_scored_are_named(tiny_model):

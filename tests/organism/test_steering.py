@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from workbench.activations.capture import capture
-from workbench.behavior.first_token import tokens_for
+from workbench.behavior.first_token import refusal_tokens
 from workbench.behavior.judges import choose_judge
 from workbench.behavior.strength import choose_strength, strength_sweep
 from workbench.directions import harm_direction
@@ -30,7 +30,7 @@ def organism():
 def chosen(organism):
     chat, grid, reference, _ = organism
     directions = harm_direction(capture(chat, grid.select(split="fit", languages=reference), progress=False), reference)
-    scores = sweep_directions(chat, grid, directions, tokens=tokens_for(chat, grid), languages=reference, progress=False)
+    scores = sweep_directions(chat, grid, directions, tokens=refusal_tokens(chat, grid), languages=reference, progress=False)
     return select_direction(scores, n_layers=chat.n_layers).of(directions)
 
 

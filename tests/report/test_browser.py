@@ -25,6 +25,6 @@ def test_every_plot_is_drawn_with_the_network_off(tmp_path):
     command = [str(CHROMIUM), *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", report.as_uri()]
     found = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=180, check=True)
     dom = found.stdout
-    assert len(re.findall(r'<div[^>]+class="[^"]*js-plotly-plot', dom)) == 16
-    assert len(re.findall(r'<svg[^>]+class="main-svg"', dom)) >= 16
+    assert len(re.findall(r'<div[^>]+class="[^"]*js-plotly-plot', dom)) == 20
+    assert len(re.findall(r'<svg[^>]+class="main-svg"', dom)) >= 20
     assert "<canvas" not in dom, "a WebGL figure: browsers allow few of them per page"

@@ -51,14 +51,14 @@ def page(report):
 
 def test_the_report_draws_every_figure_and_gives_each_one_caption(page):
     names = re.findall(r'<figure data-figure="(\w+)"', page)
-    assert len(names) == len(set(names)) == 16
-    assert len(re.findall(r"<figcaption>[^<]+\.</figcaption>", page)) == 16
-    assert page.count('class="plotly-graph-div"') == 16
+    assert len(names) == len(set(names)) == 20
+    assert len(re.findall(r"<figcaption>[^<]+\.</figcaption>", page)) == 20
+    assert page.count('class="plotly-graph-div"') == 20
 
 
 def test_each_figure_is_a_file_of_its_own_with_the_script_beside_it(run, report):
     files = sorted(p.name for p in (run / "figures").iterdir())
-    assert "plotly.min.js" in files and len([f for f in files if f.endswith(".html")]) == 16
+    assert "plotly.min.js" in files and len([f for f in files if f.endswith(".html")]) == 20
     assert "https://cdn" not in (run / "figures" / "auroc_by_layer.html").read_text(encoding="utf-8")
 
 
@@ -123,7 +123,7 @@ def test_the_verdict_names_the_languages_whose_refusal_is_below_the_reference(tm
 def test_a_judge_that_was_not_validated_decides_no_verdict(page):
     prose = prose_of(page)
     assert "The judge of refusal was not validated in qad, qae, qaf, qag and qah (marked †), so its rates there decide nothing." in prose
-    assert "below every reference language" not in prose
+    assert "below every reference language (" not in prose
 
 
 def test_overlapping_intervals_make_no_claim(tmp_path):
@@ -188,7 +188,7 @@ def test_a_missing_table_becomes_a_sentence(tmp_path, missing):
 
 def test_a_run_without_any_table_still_gives_a_page(tmp_path):
     page = page_of(write_fake_run(tmp_path, without=tuple(ALL)))
-    assert page.count("Not measured in this run") == 16
+    assert page.count("Not measured in this run") == 20
 
 
 def test_without_a_model_before_the_page_says_so(tmp_path):

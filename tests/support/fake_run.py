@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from fake_geometry import fake_geometry
+from fake_steering import fake_steering
 
 from workbench.results import Result
 
@@ -271,7 +272,8 @@ def fake_tables(*, languages: int = 8, layers: int = 9, meanings: int = 24, befo
                 correct=None if p["harmful"] else True,
             )
     tables = {name: pd.DataFrame(rows) for name, rows in out.items()}
-    return tables | fake_geometry({tag: tier for tag, tier, _ in cells}, POSITIONS, layers, meanings, models, rng)
+    tier_of = {tag: tier for tag, tier, _ in cells}
+    return tables | fake_geometry(tier_of, POSITIONS, layers, meanings, models, rng) | fake_steering(tier_of, POSITIONS, layers, meanings, rng)
 
 
 def write_fake_run(folder: Path, *, without: tuple[str, ...] = (), organism: bool = True, **options: int | bool) -> Path:

@@ -195,11 +195,11 @@ def _by_text(grid: PromptGrid, refusals: str | Path | None, *, column: bool) -> 
 
 
 def _by_first_token(grid: PromptGrid, chat: Any) -> dict[str, Judge]:
-    from workbench.behavior.first_token import FirstTokenJudge, tokens_for
+    from workbench.behavior.first_token import FirstTokenJudge, refusal_tokens
 
     if chat is None:
         raise DataError("The first-token judge reads the model, and none was given. Call choose_judge(grid, chat, judge='first_token').")
-    tokens = tokens_for(chat, grid)
+    tokens = refusal_tokens(chat, grid)
     tags = [tag for tag in grid.languages if tag in tokens.languages]
     return dict.fromkeys(tags, FirstTokenJudge.measure(chat, grid.select(languages=tags), tokens)) if tags else {}
 

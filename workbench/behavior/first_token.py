@@ -8,16 +8,16 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from workbench.behavior.next_token import next_logits
 from workbench.behavior.outcomes import Verdict, joined, outcome_table
 from workbench.errors import DataError, PromptError, shown
 from workbench.interventions.refusal_score import BUILT_IN, RefusalTokens
 from workbench.models.chat import ChatModel
 from workbench.models.hooks import edits_of
+from workbench.models.next_token import next_logits
 from workbench.prompts.grid import PromptGrid
 
 
-def tokens_for(chat: ChatModel, grid: PromptGrid) -> RefusalTokens:
+def refusal_tokens(chat: ChatModel, grid: PromptGrid) -> RefusalTokens:
     """Return the refusal tokens known for a model and a grid: those of its refusal column, then the built-in English ones.
 
     Returns
@@ -28,7 +28,7 @@ def tokens_for(chat: ChatModel, grid: PromptGrid) -> RefusalTokens:
     known = RefusalTokens({}, {}, {})
     if "refusal" in grid.frame:
         known = RefusalTokens.from_grid(chat, grid)
-    if str(chat.config.model_type) in BUILT_IN:
+    if "en" in grid.languages and "en" not in known.ids and str(chat.config.model_type) in BUILT_IN:
         known = known.joined(RefusalTokens.built_in(chat))
     return known
 
@@ -70,14 +70,14 @@ class FirstTokenJudge:
         Parameters
         ----------
         tokens : RefusalTokens, optional
-            By default :func:`tokens_for`.
+            By default :func:`refusal_tokens`.
 
         Raises
         ------
         PromptError
             If a language has no tokens: no other language's are used for it.
         """
-        tokens = tokens_for(chat, grid) if tokens is None else tokens
+        tokens = refusal_tokens(chat, grid) if tokens is None else tokens
         missing = tokens.missing(grid.languages)
         if missing:
             raise PromptError(

@@ -13,13 +13,13 @@ import pandas as pd
 
 from workbench.behavior.compare import paired_change
 from workbench.behavior.generate import generate
-from workbench.behavior.next_token import next_logits
 from workbench.behavior.numerals import last_number
 from workbench.behavior.outcomes import check_outcomes
 from workbench.behavior.question_sets import CHOICE_COLUMNS, LETTERS, PROBLEM_COLUMNS
 from workbench.errors import DataError, ModelError, shown, shown_list
 from workbench.models.chat import ChatModel
 from workbench.models.hooks import edits_of
+from workbench.models.next_token import next_logits
 from workbench.prompts.grid import PromptGrid
 from workbench.prompts.languages import tier_of
 from workbench.results import Result

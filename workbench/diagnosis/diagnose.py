@@ -20,8 +20,10 @@ from workbench.diagnosis import measure
 from workbench.diagnosis.asked import Asked, ask, chat_of, grid_of, listed
 from workbench.diagnosis.geometry import measure_geometry
 from workbench.diagnosis.run import Run, write_json
+from workbench.diagnosis.steering import measure_steering
 from workbench.diagnosis.summary import summarise
 from workbench.diagnosis.understanding import understanding
+from workbench.directions import Directions
 from workbench.errors import DataError
 from workbench.models.chat import ChatModel
 from workbench.models.load import load_model, untrained_like
@@ -56,6 +58,7 @@ def diagnose(
     max_new_tokens: int | None = None,
     strip_punctuation: bool = False,
     null_seeds: int = 3,
+    steer: int = 16,
     seed: int = 0,
     dtype: str | None = None,
     device: str | None = None,
@@ -94,6 +97,9 @@ def diagnose(
         Default: enough for the longest keyed answer where there is a key, else 48.
     null_seeds : int
         Untrained copies of the model that harm must beat; fewer than 3 leave "represented" undecided.
+    steer : int
+        Meanings per class and language that are answered with the chosen direction removed, with it added at several strengths, and with
+        random directions in its place (about 30 replies to each prompt); 0 acts on nothing.
     seed : int
         Of splits, draws and resamples.
     out : path
@@ -134,6 +140,7 @@ def diagnose(
         "refusals": None if refusals is None else Path(refusals).name,
         "max_new_tokens": max_new_tokens,
         "positions": list(POSITIONS),
+        "steer": steer,
         "judge": spec_of(choice),
         "judge_fallback": spec_of(fallback),
     }
@@ -169,7 +176,7 @@ def diagnose(
         organism=measure.is_organism(after),
     )
     run.save("dropped", asked.dropped)
-    _measure(run, asked, judge=chosen, new_tokens=new_tokens, null_seeds=null_seeds, seed=seed, redact=redact, progress=progress)
+    _measure(run, asked, judge=chosen, new_tokens=new_tokens, null_seeds=null_seeds, steer=steer, seed=seed, redact=redact, progress=progress)
     run.update_manifest(status="finished")
     return run
 
@@ -201,6 +208,7 @@ def _measure(
     judge: PerLanguageJudge,
     new_tokens: int,
     null_seeds: int,
+    steer: int,
     seed: int,
     redact: bool,
     progress: bool,
@@ -222,6 +230,12 @@ def _measure(
     outcomes, refusal = measure.behaviour(run, asked.after, grid, judge=judge, new_tokens=new_tokens, redact=redact, progress=progress)
     run.save("outcomes", outcomes)
     run.save("refusal", refusal)
+    harm = Directions.load(run.folder / "results" / "harm_direction.safetensors")
+    steered = measure_steering(
+        run, asked, acts, harm, judge, n=steer, new_tokens=new_tokens, seed=seed, redact=redact, progress=progress
+    )  # fmt: skip
+    left_out = [run.result("dropped").table, steered.notes]
+    run.save("dropped", pd.concat([table for table in left_out if len(table)] or left_out[:1], ignore_index=True))
 
     answers = refusal[(refusal["statistic"] == "answer_accuracy")]
     retrieval = run.result("retrieval").table if "retrieval" in run.results else None
@@ -247,7 +261,7 @@ def _measure(
         understanding=known,
         headline_position=HEADLINE_POSITION,
     )
-    write_json(run.folder / "summary.json", summary)
+    write_json(run.folder / "summary.json", summary | {"steering": steered.summary})
 
 
 def _harm(

@@ -16,16 +16,19 @@ from workbench.directions.extract import (
 from workbench.directions.nulls import HarmNulls, harm_nulls, surface_auroc
 from workbench.directions.project import Projections, project, projections
 from workbench.directions.represented import HarmRepresented, harm_represented
+from workbench.directions.select import RULES, DirectionScores, Selection, SelectionRule, read_scores, select_direction
 from workbench.directions.thresholds import Thresholds, thresholds
 from workbench.directions.transfer import AurocTable, LayerChoice, choose_layer, transfer_auroc
 
 __all__ = [
+    "RULES",
     "AurocTable",
     "Collinearity",
     "Contrast",
     "Direction",
     "DirectionControls",
     "DirectionCosines",
+    "DirectionScores",
     "Directions",
     "HarmNulls",
     "HarmRepresented",
@@ -33,6 +36,8 @@ __all__ = [
     "LayerChoice",
     "ProjectionCheck",
     "Projections",
+    "Selection",
+    "SelectionRule",
     "Thresholds",
     "choose_layer",
     "collinear",
@@ -48,6 +53,8 @@ __all__ = [
     "project",
     "projection_check",
     "projections",
+    "read_scores",
+    "select_direction",
     "surface_auroc",
     "thresholds",
     "transfer_auroc",

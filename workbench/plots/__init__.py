@@ -3,6 +3,7 @@
 Hue is the tier of a language, dash and a direct label its tag, the marker the class of a prompt. Hover names prompts by id.
 """
 
+from workbench.plots.cosines import direction_cosines
 from workbench.plots.harm_variance import harm_variance
 from workbench.plots.lens import language_track
 from workbench.plots.nulls import auroc_with_nulls
@@ -11,10 +12,13 @@ from workbench.plots.ranking import auroc_by_layer
 from workbench.plots.refusals import refusal_gap
 from workbench.plots.retrieved import retrieval_by_layer
 from workbench.plots.ridges import projection_ridges
+from workbench.plots.selection import selection_curves
 from workbench.plots.separated import separation
 from workbench.plots.separation_change import separation_change
 from workbench.plots.silhouette import silhouettes
 from workbench.plots.similarity import similarity_by_layer, similarity_matrix
+from workbench.plots.steered import steered
+from workbench.plots.strength import strength_curve
 from workbench.plots.style import TEMPLATE
 from workbench.plots.thresholds import threshold_transfer
 from workbench.plots.tokens import tokens_per_character
@@ -26,16 +30,20 @@ __all__ = [
     "auroc_by_layer",
     "auroc_with_nulls",
     "clusters",
+    "direction_cosines",
     "harm_variance",
     "language_track",
     "projection_ridges",
     "refusal_gap",
     "retrieval_by_layer",
+    "selection_curves",
     "separation",
     "separation_change",
     "silhouettes",
     "similarity_by_layer",
     "similarity_matrix",
+    "steered",
+    "strength_curve",
     "threshold_transfer",
     "tokens_per_character",
     "understanding",

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from workbench.errors import DataError, writing
-from workbench.report import captions, geometry_captions
+from workbench.report import captions, geometry_captions, steering_captions
 from workbench.report.language_table import MARGIN, language_rows, verdict
 from workbench.report.limits import limits
 from workbench.report.record import RunRecord
@@ -200,6 +200,17 @@ def _sections(run: RunRecord) -> list[Section]:
                 )
             ],
             _reply_forms(run),
+        ),
+        Section(
+            "steering",
+            "Directions and edits",
+            "Do languages share a harm direction, and does the model refuse by it?",
+            [
+                figure("direction_cosines", "direction_cosines", plots.direction_cosines, steering_captions.direction_cosines),
+                figure("selection_curves", "selection", plots.selection_curves, steering_captions.selection),
+                figure("strength_curve", "strength", plots.strength_curve, steering_captions.strength),
+                figure("steered", "steering", plots.steered, steering_captions.steered),
+            ],
         ),
         Section(
             "geometry",

@@ -108,7 +108,7 @@ class RunRecord:
             return {}
         table = pd.concat(parts, ignore_index=True)
         table["tier"] = table["tier"].astype(object).where(table["tier"].notna(), "unknown")
-        return languages_of(table)
+        return languages_of(table[table["language"] != "all"])  # "all" pools languages; it is none
 
     def name_of(self, language: str) -> str:
         """Return a language's name where the run or the language table knows one, else ``""``."""

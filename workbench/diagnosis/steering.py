@@ -1,0 +1,202 @@
+"""Act on the model: choose a direction by what it does, then remove it and add it on scored prompts, beside random directions.
+
+Candidates come from the fit split, the choice of layer, position and strength from the select split, and what is reported from
+the score split. Replies given under an edit are deleted once all are judged; rates are kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from workbench.behavior.first_token import FirstTokenJudge, refusal_tokens
+from workbench.behavior.judges import PerLanguageJudge
+from workbench.behavior.strength import StrengthSweep, choose_strength, strength_sweep
+from workbench.diagnosis.asked import Asked
+from workbench.diagnosis.measure import needs_more_than_scored, shown_layers
+from workbench.diagnosis.run import Run
+from workbench.directions import Direction, Directions, compare_directions
+from workbench.directions.select import select_direction
+from workbench.errors import DataError
+from workbench.interventions.refusal_score import RefusalTokens
+from workbench.interventions.sweep import sweep_directions
+from workbench.prompts.grid import PromptGrid
+
+logger = logging.getLogger(__name__)
+
+#: Meanings per class and language that candidates are tried on (Arditi et al. 2024 take 32).
+TRIED = 32
+#: Multiples of the difference in means that are tried when adding.
+STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0)
+_COLUMNS = ["what", "language", "n", "reason"]
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What acting on the model showed, and what could not be done.
+
+    Attributes
+    ----------
+    summary : dict
+        For ``summary.json``; empty where no direction was chosen.
+    notes : DataFrame
+        what, language, n, reason: rows for the table of what was left out.
+    """
+
+    summary: dict[str, Any]
+    notes: pd.DataFrame
+
+
+def measure_steering(
+    run: Run,
+    asked: Asked,
+    acts: xr.Dataset,
+    directions: Directions,
+    judge: PerLanguageJudge,
+    *,
+    n: int,
+    new_tokens: int,
+    seed: int,
+    redact: bool,
+    progress: bool,
+) -> Steering:
+    """Compare directions, choose one causally, and measure refusal without it and with it added.
+
+    Saves the tables ``direction_cosines``, ``direction_scores``, ``selection``, ``strength`` (select split) and ``steering`` (score
+    split), and ``results/selected_direction.safetensors``.
+
+    Parameters
+    ----------
+    directions : Directions
+        Candidates from the fit split, positive towards harm.
+    judge : PerLanguageJudge
+        Languages whose judge cannot judge edited replies are left out, with a note.
+    n : int
+        Meanings per class and language that are answered under each edit; 0 acts on nothing.
+    """
+    grid, chat = asked.grid, asked.after
+    notes: list[tuple[str, str, int | None, str]] = []
+    layers = shown_layers(chat.n_layers, ())
+    if len(grid.languages) > 1:
+        cosines = compare_directions(acts, grid.languages, layers=layers, rng=np.random.default_rng(seed))
+        run.save("direction_cosines", cosines)
+    if not n:
+        return Steering({}, pd.DataFrame([("edits", "all", None, "not asked for (--steer 0)")], columns=_COLUMNS))
+    tokens, criterion = _criterion(chat, grid, asked.reference, notes)
+    # a note and no crash: everything else of the run stands without the edits
+    try:
+        scores = sweep_directions(
+            chat, grid, directions, tokens=tokens, criterion=criterion, languages=asked.reference, n=TRIED, seed=seed,
+            store=run.folder / "results" / "direction_scores.jsonl", progress=progress,
+        )  # fmt: skip
+        run.save("direction_scores", scores)
+        selection = select_direction(scores, n_layers=chat.n_layers)
+    except DataError as reason:
+        notes.append(("edits", "all", None, f"no direction was chosen: {reason}"))
+        return Steering({}, pd.DataFrame(notes, columns=_COLUMNS))
+    run.save("selection", selection)
+    chosen = selection.of(directions)
+    chosen.save(run.folder / "results" / "selected_direction.safetensors")
+    judged = _judged(judge, grid.languages, notes)
+    told = {"position": selection.position, "layer": selection.layer, "criterion": criterion, "norm": chosen.norm}
+    if judged:
+        told |= _act(run, asked, chosen, judge, judged, n=n, new_tokens=new_tokens, seed=seed, redact=redact, progress=progress)
+    return Steering(told, pd.DataFrame(notes, columns=_COLUMNS))
+
+
+def _criterion(
+    chat: Any, grid: PromptGrid, reference: Sequence[str], notes: list[tuple[str, str, int | None, str]]
+) -> tuple[RefusalTokens | None, str]:
+    """Score by refusal tokens where every reference language has some, else without tokens."""
+    tokens = refusal_tokens(chat, grid)
+    missing = [tag for tag in reference if tag not in tokens.ids]
+    if not missing:
+        return tokens, "refusal_tokens"
+    reason = "no refusal tokens are known for it: candidates were scored by their states (token-free criterion)"
+    notes.extend(("selection", tag, None, reason) for tag in missing)
+    return None, "token_free"
+
+
+def _judged(judge: PerLanguageJudge, languages: Sequence[str], notes: list[tuple[str, str, int | None, str]]) -> list[str]:
+    """Return the languages whose replies under an edit can be judged here."""
+    kept = []
+    for tag in languages:
+        own = judge.judges[tag]
+        reason = ""
+        if needs_more_than_scored(own):
+            reason = "its judge learns what a refusal is from unedited replies"
+        elif isinstance(own, FirstTokenJudge):
+            reason = "its judge was measured on the model without edits"
+        elif getattr(own, "send_to", None) is not None:
+            reason = "its judge would send further replies to a server"
+        if reason:
+            notes.append(("edits", tag, None, f"no replies under edits: {reason}"))
+        else:
+            kept.append(tag)
+    return kept
+
+
+def _act(
+    run: Run,
+    asked: Asked,
+    chosen: Direction,
+    judge: PerLanguageJudge,
+    languages: list[str],
+    *,
+    n: int,
+    new_tokens: int,
+    seed: int,
+    redact: bool,
+    progress: bool,
+) -> dict[str, Any]:
+    if {"strength", "steering"} <= set(run.results):  # replies are deleted, so a second call must not ask for them again
+        return _told(StrengthSweep(run.result("steering").table, {}), languages)
+    grid, replies = asked.grid.select(languages=languages), run.folder / "steered"
+    options: dict[str, Any] = {"judge": judge, "max_new_tokens": new_tokens, "progress": progress}
+    try:
+        tried = strength_sweep(asked.after, grid.select(split="select").limit(n, seed=seed), chosen, STRENGTHS, out=replies / "select", **options)
+        strength = choose_strength(tried, statistic="harmless_refusal", margin=1.0).strength
+        few = grid.select(split="score").limit(n, seed=seed)
+        parts = []
+        for kind, strengths, place in (("ablate", [1.0], "removed"), ("add", [strength], "added")):
+            part = strength_sweep(asked.after, few, chosen, strengths, kind=kind, split="score", out=replies / place, **options)
+            parts.append(part.table.assign(edit=kind))
+    except BaseException:
+        if redact:
+            _forget(replies)
+        raise
+    run.save("strength", tried)
+    both = pd.concat(parts, ignore_index=True)
+    run.save("steering", both, {**tried.provenance, "split": "score", "strength": strength})
+    _forget(replies)  # once nothing has to be continued from them
+    return {"strength": strength} | _told(StrengthSweep(both, {}), languages)
+
+
+def _forget(folder: Path) -> None:
+    """Delete replies made under edits: a model pushed to comply says what nobody should keep."""
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _told(steered: StrengthSweep, languages: list[str]) -> dict[str, Any]:
+    """Return per language what the edits did, and the range of the random directions."""
+    table = steered.table
+    told: dict[str, Any] = {}
+    for tag in languages:
+        told[tag] = {}
+        for edit, statistic in (("ablate", "harmful_refusal"), ("add", "harmless_refusal")):
+            part = table[(table["edit"] == edit) & (table["language"] == tag) & (table["statistic"] == statistic)]
+            own = part[(part["kind"] == "direction") & (part["strength"] != 0)].iloc[0]
+            random = part[(part["kind"] == "random") & (part["strength"] != 0)]["value"]
+            name = f"{statistic}_{'without' if edit == 'ablate' else 'with'}_direction"
+            told[tag][name] = {key: float(own[key]) for key in ("value", "low", "high")}
+            told[tag][f"{name}_random"] = [float(random.min()), float(random.max())]
+    return {"languages": told}

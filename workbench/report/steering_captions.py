@@ -1,0 +1,79 @@
+"""One sentence per figure of the section on directions and edits, computed from the tables."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from workbench.report.captions import by_tier
+from workbench.report.record import RunRecord
+from workbench.report.wording import estimate, listed, number
+
+
+def direction_cosines(run: RunRecord, table: pd.DataFrame) -> str:
+    """Say how alike the languages' directions are, beside what permuted labels and noise would give."""
+    known = table[table["value"].notna()]
+    if known.empty:
+        return "No two languages have a direction at the same place."
+    parts = []
+    for position, part in known.groupby("position", sort=False):
+        layer = int(part["layer"].max())
+        here = part[part["layer"] == layer]
+        parts.append(
+            f"{number(here['value'].min())} to {number(here['value'].max())} at layer {layer} of {position} (equal directions with this noise: "
+            f"{number(here['ceiling'].min())} to {number(here['ceiling'].max())}; 5 % of permuted labels exceed {number(here['permuted_95'].max())})"
+        )
+    return f"Cosines between the harm directions of two languages: {listed(parts)}."
+
+
+def selection(run: RunRecord, table: pd.DataFrame) -> str:
+    """Say which candidate was chosen, and how many each filter removed."""
+    whole = table[table["language"] == "all"] if "language" in table else table
+    chosen = whole[whole["selected"].astype(bool)]
+    if chosen.empty:
+        return "No candidate passed the filters."
+    row = chosen.iloc[0].to_dict()
+    counts = whole["removed_by"].astype(str).str.split("+").explode().value_counts()
+    removed = listed(f"{name} {counts[name]}" for name in counts.index if name)
+    survivors = int((whole["removed_by"].astype(str) == "").sum())
+    bypass, induce, kl = number(row["bypass"], "+.1f"), number(row["induce"], "+.1f"), number(row["kl"], ".3f")
+    return (
+        f"Chosen on the select split: layer {int(row['layer'])} of {row['position']}. With it removed harmful prompts score {bypass}, with it added "
+        f"harmless ones {induce} (above 0 is refusal), and removing it moves the next token of harmless ones by {kl} nats. {survivors} of "
+        f"{len(whole)} candidates passed the filters (removed by {removed or 'none'})."
+    )
+
+
+def strength(run: RunRecord, table: pd.DataFrame) -> str:
+    """Say what the largest effect was and at which strength."""
+    own = table[(table["kind"] == "direction") & (table["statistic"] == "harmless_refusal")]
+    means = own.groupby("strength")["value"].mean()
+    if means.empty:
+        return "No strength could be measured."
+    best = float(means.idxmax())
+    here = own[own["strength"] == best]
+    return f"Most harmless prompts are refused with it added at {number(best, 'g')} times its measured length: {by_tier(here, 'value', '.0%')}."
+
+
+def steered(run: RunRecord, table: pd.DataFrame) -> str:
+    """Say what removing and adding did on the score split, beside the random directions."""
+    said = []
+    for edit, statistic, doing in (("ablate", "harmful_refusal", "Removed, harmful prompts"), ("add", "harmless_refusal", "Added, harmless prompts")):
+        part = table[(table["edit"] == edit) & (table["statistic"] == statistic) & (table["strength"] != 0)]
+        own, random = part[part["kind"] == "direction"], part[part["kind"] == "random"]
+        if own.empty:
+            continue
+        text = f"{doing} are refused in {by_tier(own, 'value', '.0%')}"
+        if not random.empty:
+            text += f" (random directions of the same length: {number(random['value'].min(), '.0%')} to {number(random['value'].max(), '.0%')})"
+        said.append(text)
+    accuracy = table[(table["edit"] == "ablate") & (table["statistic"] == "answer_accuracy") & (table["kind"] == "direction")]
+    if not accuracy.empty:
+        least = accuracy[accuracy["strength"] != 0]
+        plain = accuracy[accuracy["strength"] == 0]
+        if len(least) and len(plain):
+            worst = least.loc[least["value"].idxmin()].to_dict()
+            said.append(
+                f"with it removed harmless prompts are still answered right, least in {worst['language']} ({estimate(worst, form='.0%')}; "
+                f"{number(plain['value'].min(), '.0%')} or more without an edit)"
+            )
+    return "; ".join(said) + "."
