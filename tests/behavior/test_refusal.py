@@ -163,11 +163,12 @@ def test_rates_pooled_over_a_tier_rest_on_meanings_and_name_their_languages():
     outcomes["outcome"] = ["refusal" if int(m[1:]) < 8 else "compliance" for m in grid.frame["meaning_id"]]
     pooled = pooled_rates(outcomes, grid).table.set_index(["group", "statistic"])
     high = pooled.loc[("high", "harmful_refusal")]
-    assert (high["value"], high["n"], high["n_meanings"], high["languages"], high["validated"]) == (0.8, 20, 20, "en,de", True)
+    assert (high["value"], high["n"], high["n_meanings"], high["languages"], high["validated"]) == (0.8, 20, 10, "en,de", True)
     one = wilson(8, 10)  # the languages answer alike, so two count as one
     assert high["low"] < one.low < one.high < high["high"]
     assert not pooled.loc["low", "validated"].any()
     everything = pooled_rates(outcomes, grid, by="all").table.set_index("statistic")
-    assert everything.loc["selectivity", "value"] == pytest.approx(0.8) and everything.loc["selectivity", "n"] == 60
+    assert everything.loc["selectivity", "value"] == pytest.approx(0.8)
+    assert (everything.loc["selectivity", "n"], everything.loc["selectivity", "n_meanings"]) == (60, 20)
     with pytest.raises(DataError, match="expected 'tier' or 'all'"):
         pooled_rates(outcomes, grid, by="language")

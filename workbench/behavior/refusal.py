@@ -107,13 +107,12 @@ def pooled_rates(outcomes: pd.DataFrame, grid: PromptGrid, *, by: str = "tier") 
     counted = []
     for group, part in rows.groupby(groups, sort=False):
         label = {"group": group, "languages": ",".join(dict.fromkeys(part["language"]))}
-        meanings = part["meaning_id"].nunique()
         for name in _names(part):
             parts = _series(part, name)
             of_class = [pooled_share(hits, units) for hits, units in parts]
             value, low, high = of_class[0] if len(parts) == 1 else mover_sum([(1.0, of_class[0]), (-1.0, of_class[1])])
-            n = sum(len(hits) for hits, _ in parts)
-            estimate = {"value": value, "low": low, "high": high, "n": n, "n_meanings": meanings}
+            n, meanings = sum(len(hits) for hits, _ in parts), {meaning for _, units in parts for meaning in units}
+            estimate = {"value": value, "low": low, "high": high, "n": n, "n_meanings": len(meanings)}
             counted.append({**label, "statistic": name, **estimate, **_who(part)})
     return PooledRates(pd.DataFrame(counted, columns=list(PooledRates.required)), {"grid": grid.hash, "n_outcomes": len(rows), "by": by})
 
