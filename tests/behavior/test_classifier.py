@@ -44,8 +44,8 @@ def classifier(tiny_tokenizer):
         model = BertForSequenceClassification(BertConfig(vocab_size=len(tiny_tokenizer), pad_token_id=0, id2label=labels, num_labels=2, **sizes))
         batch = tiny_tokenizer(REFUSALS + ANSWERS, return_tensors="pt", padding=True)
         truth = torch.tensor([1] * len(REFUSALS) + [0] * len(ANSWERS))
-        optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-        for _ in range(60):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        for _ in range(30):
             optimizer.zero_grad()
             model(**batch, labels=truth).loss.backward()
             optimizer.step()
@@ -126,8 +126,8 @@ def guard(tiny_tokenizer):
     labels = torch.tensor([row + [-100] * (width - len(row)) for row in targets])
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3)
-        for _ in range(70):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        for _ in range(40):
             optimizer.zero_grad()
             model(input_ids=padded, labels=labels).loss.backward()
             optimizer.step()
