@@ -193,7 +193,8 @@ def test_a_connection_nobody_answers_is_named_by_prompt(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("status", "remedy"), [(401, f"{API_KEY}, which is set"), (404, "base address"), (400, "OpenAI-compatible"), (307, "not followed")]
+    ("status", "remedy"),
+    [(401, f"{API_KEY}, which is set"), (404, "base address"), (400, "OpenAI-compatible"), (302, "not followed"), (307, "not followed")],
 )
 def test_what_will_not_pass_is_not_tried_again_and_shows_neither_key_nor_text(fake, monkeypatch, caplog, status, remedy):
     monkeypatch.setenv(API_KEY, SECRET)
