@@ -62,7 +62,7 @@ def test_demo_diagnoses_the_organism_and_ends_with_the_reports_path(asked, capsy
 def test_diagnose_hands_every_option_on_under_its_name(asked, tmp_path):
     given = dict(before="base", prompts="set", harmless="h1", harmful="h2", subset="s", tiers="t.csv", template="plain", system="be brief")
     given |= dict(limit=7, refusals="r.csv", max_new_tokens=9, null_seeds=4, seed=5, dtype="float32", device="cpu", out=str(tmp_path / "o"))
-    given |= dict(judge="guard", judge_model="g", judge_template="t.txt", judge_fallback="markers", send_to="http://localhost/v1")
+    given |= dict(steer=2, judge="guard", judge_model="g", judge_template="t.txt", judge_fallback="markers", send_to="http://localhost/v1")
     flags = ("strip_punctuation", "redact", "trust_remote_code")
     options = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
     options += ["--languages", "en, sw", "--reference", "en", *(f"--{flag.replace('_', '-')}" for flag in flags)]
