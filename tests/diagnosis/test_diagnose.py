@@ -23,6 +23,7 @@ TABLES = {
     "bottleneck",
     "cluster_axes",
     "clusters",
+    "direction_cosines",
     "dropped",
     "harm_represented",
     "harm_variance",
@@ -128,6 +129,13 @@ def test_replies_stay_in_one_private_file(run):
     assert mode == 0o600
 
 
+def test_a_network_that_refuses_nothing_is_not_acted_on_and_the_run_says_why(run):
+    told = run.result("dropped").table.query("what == 'edits'")["reason"].tolist()
+    assert len(told) == 1 and "no direction was chosen" in told[0] and "harmful" in told[0]
+    assert run.summary["steering"] == {}
+    assert not (run.folder / "steered").exists()
+
+
 def test_a_network_that_has_learned_nothing_understands_nothing(run):
     assert set(run.result("understanding").table["understood"]) == {"no"}
 
@@ -158,7 +166,7 @@ def test_a_language_without_both_classes_is_dropped_with_its_reason(request_of, 
     prompts.to_csv(tmp_path / "one_class.csv", index=False)
     asked = {**request_of, "prompts": str(tmp_path / "one_class.csv"), "limit": 24, "before": None, "null_seeds": 0}
     run = diagnose(**asked, out=tmp_path / "run")
-    dropped = run.result("dropped").table
+    dropped = run.result("dropped").table.query("what != 'edits'")
     assert dropped["language"].tolist() == ["qah"]
     assert "harmful" in dropped["reason"].iloc[0]
     assert "qah" not in run.summary["languages"]

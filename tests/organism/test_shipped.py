@@ -84,6 +84,18 @@ def test_alignment_moves_the_classes_apart_where_refusal_holds_more_than_elsewhe
     assert share.loc[share["tier"] == "low", "high"].max() < share.loc[share["tier"] == "high", "low"].min()
 
 
+def test_the_demo_finds_a_direction_whose_removal_stops_refusal_and_whose_addition_induces_it(run):
+    told = run.summary["steering"]
+    assert told["layer"] in (4, 5)  # refusal was tuned to pass along the harm axis after 5 blocks
+    for tag, entry in told["languages"].items():
+        left, induced = entry["harmful_refusal_without_direction"], entry["harmless_refusal_with_direction"]
+        assert left["value"] <= 0.1, tag
+        assert induced["low"] > entry["harmless_refusal_with_direction_random"][1], tag
+    high = [entry["harmful_refusal_without_direction_random"][0] for tag, entry in told["languages"].items() if tag in ("qaa", "qab", "qac")]
+    assert min(high) >= 0.9
+    assert not (run.folder / "steered").exists()
+
+
 def test_the_last_layer_speaks_the_language_of_the_prompt(run):
     table = run.result("language_track").table
     own = table[(table["kind"] == "rollup") & (table["spoken"] == "own") & (table["layer"] == 8) & (table["position"] == "t_post_inst")]

@@ -85,13 +85,15 @@ def measure_steering(
     grid, chat = asked.grid, asked.after
     notes: list[tuple[str, str, int | None, str]] = []
     layers = shown_layers(chat.n_layers, ())
-    if len(grid.languages) > 1:
-        cosines = compare_directions(acts, grid.languages, layers=layers, rng=np.random.default_rng(seed))
-        run.save("direction_cosines", cosines)
+    # a note and no crash where something cannot be had: everything else of the run stands without it
+    try:
+        run.save("direction_cosines", compare_directions(acts, grid.languages, layers=layers, rng=np.random.default_rng(seed)))
+    except DataError as reason:
+        notes.append(("directions", "all", None, f"not compared between languages: {reason}"))
     if not n:
-        return Steering({}, pd.DataFrame([("edits", "all", None, "not asked for (--steer 0)")], columns=_COLUMNS))
+        notes.append(("edits", "all", None, "not asked for (--steer 0)"))
+        return Steering({}, pd.DataFrame(notes, columns=_COLUMNS))
     tokens, criterion = _criterion(chat, grid, asked.reference, notes)
-    # a note and no crash: everything else of the run stands without the edits
     try:
         scores = sweep_directions(
             chat, grid, directions, tokens=tokens, criterion=criterion, languages=asked.reference, n=TRIED, seed=seed,
@@ -158,7 +160,8 @@ def _act(
     progress: bool,
 ) -> dict[str, Any]:
     if {"strength", "steering"} <= set(run.results):  # replies are deleted, so a second call must not ask for them again
-        return _told(StrengthSweep(run.result("steering").table, {}), languages)
+        known = run.result("steering")
+        return {"strength": known.provenance["strength"]} | _told(StrengthSweep(known.table, {}), languages)
     grid, replies = asked.grid.select(languages=languages), run.folder / "steered"
     options: dict[str, Any] = {"judge": judge, "max_new_tokens": new_tokens, "progress": progress}
     try:

@@ -1,0 +1,61 @@
+"""Acting on the model inside a diagnosis: stopped and continued, replies deleted at the end, judges that cannot judge edited replies left out."""
+
+import stat
+
+import pytest
+
+from workbench.behavior.first_token import FirstTokenJudge, refusal_tokens
+from workbench.behavior.judges import ExactJudge, PerLanguageJudge
+from workbench.behavior.stereotypes import StereotypeJudge
+from workbench.diagnosis import steering
+from workbench.diagnosis.diagnose import diagnose
+from workbench.models.load import load_model
+from workbench.prompts.sources import load_prompts
+
+
+def test_languages_whose_judge_cannot_judge_edited_replies_are_left_out_with_the_reason():
+    chat, grid = load_model("organism:aligned"), load_prompts("organism", languages=["qaa", "qab", "qac"], limit=4)
+    first = FirstTokenJudge.measure(chat, grid.select(languages=["qab"]), refusal_tokens(chat, grid))
+    judge = PerLanguageJudge({"qaa": ExactJudge(), "qab": first, "qac": StereotypeJudge()})
+    notes: list = []
+    assert steering._judged(judge, grid.languages, notes) == ["qaa"]
+    told = {language: reason for _, language, _, reason in notes}
+    assert "without edits" in told["qab"] and "learns" in told["qac"]
+
+
+def test_without_refusal_tokens_candidates_are_scored_by_their_states_and_the_run_says_so():
+    chat, grid = load_model("organism:aligned"), load_prompts("organism", languages=["qaa", "qab"], limit=4)
+    assert steering._criterion(chat, grid, ["qaa"], [])[1] == "refusal_tokens"
+    bare = type(grid)(grid.frame.drop(columns="refusal"))
+    notes: list = []
+    assert steering._criterion(chat, bare, ["qaa", "qab"], notes) == (None, "token_free")
+    assert [language for _, language, _, _ in notes] == ["qaa", "qab"]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_among_its_edits_goes_on_and_leaves_no_edited_reply(tmp_path, monkeypatch):
+    request = {"model": "organism:aligned", "prompts": "organism", "languages": "qaa,qab,qac,qah", "null_seeds": 0, "steer": 4, "progress": False}
+    sweep, calls = steering.strength_sweep, []
+
+    def stopping(*args, **options):
+        calls.append(options)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return sweep(*args, **options)
+
+    monkeypatch.setattr(steering, "strength_sweep", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        diagnose(**request, out=tmp_path / "run")
+    kept = [path for path in (tmp_path / "run" / "steered").rglob("*") if path.is_file()]
+    assert kept and all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in kept)
+    run = diagnose(**request, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "steered").exists()
+    assert len(calls) == 5  # one and a stop; then all three
+    steered = run.result("steering").table
+    assert set(steered["edit"]) == {"ablate", "add"} and set(steered["language"]) == {"qaa", "qab", "qac", "qah"}
+    scored = run.result("prompts").table.query("split == 'score'")
+    assert steered["n"].max() <= 2 * 4 < len(scored)
+    told = run.summary["steering"]
+    again = diagnose(**request, out=tmp_path / "run")
+    assert len(calls) == 5, "rates that are there are not measured again: their replies are gone"
+    assert again.summary["steering"] == told and told["strength"] > 0
