@@ -1,14 +1,17 @@
 """Acting on the model inside a diagnosis: stopped and continued, replies deleted at the end, judges that cannot judge edited replies left out."""
 
 import stat
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from workbench.behavior.first_token import FirstTokenJudge, refusal_tokens
-from workbench.behavior.judges import ExactJudge, PerLanguageJudge
+from workbench.behavior.judges import ExactJudge, PerLanguageJudge, choose_judge
 from workbench.behavior.stereotypes import StereotypeJudge
 from workbench.diagnosis import steering
 from workbench.diagnosis.diagnose import diagnose
+from workbench.directions import Direction
 from workbench.models.load import load_model
 from workbench.prompts.sources import load_prompts
 
@@ -30,6 +33,49 @@ def test_without_refusal_tokens_candidates_are_scored_by_their_states_and_the_ru
     notes: list = []
     assert steering._criterion(chat, bare, ["qaa", "qab"], notes) == (None, "token_free")
     assert [language for _, language, _, _ in notes] == ["qaa", "qab"]
+
+
+class Folder:
+    """As much of a run folder as the edits need."""
+
+    def __init__(self, folder):
+        self.folder, self.results = folder, {}
+
+    def save(self, name, result, provenance=None):
+        self.results[name] = SimpleNamespace(table=getattr(result, "table", result), provenance=provenance or result.provenance)
+
+    def result(self, name):
+        return self.results[name]
+
+
+def act(folder, norm):
+    chat, grid = load_model("organism:aligned"), load_prompts("organism", languages=["qaa", "qad"], limit=8)
+    direction = Direction(np.eye(chat.hidden_size)[0], norm, 4, "t_inst", {"toward": "harmful"})
+    run, notes, asked = Folder(folder), [], SimpleNamespace(grid=grid, after=chat)
+
+    def once():
+        notes.clear()
+        options = {"n": 1, "new_tokens": 3, "seed": 0, "redact": False, "progress": False}
+        return steering._act(run, asked, direction, choose_judge(grid, chat), ["qaa", "qad"], notes, **options)
+
+    return run, notes, once
+
+
+@pytest.mark.parametrize("norm", [1e-6, 1e30], ids=["no strength does anything", "the model breaks down at every strength"])
+def test_a_direction_that_induces_nothing_is_only_removed_and_the_run_says_so(tmp_path, monkeypatch, norm):
+    monkeypatch.setattr(steering, "STRENGTHS", (1.0,))
+    run, notes, once = act(tmp_path, norm)
+    told = once()
+    assert told["strength"] is None and set(run.results["steering"].table["edit"]) == {"ablate"}
+    assert set(told["languages"]["qad"]) == {"validated", "harmful_refusal_without_direction", "harmful_refusal_without_direction_random"}
+    assert [reason.partition(":")[0] for *_, reason in notes] == ["not added"]
+    assert not (tmp_path / "steered").exists()
+    stopped_before_deleting = tmp_path / "steered" / "removed" / "none_0.jsonl"
+    stopped_before_deleting.parent.mkdir(parents=True)
+    stopped_before_deleting.write_text("a reply")
+    before = list(notes)
+    assert once() == told and notes == before
+    assert not (tmp_path / "steered").exists(), "replies that outlived their run are deleted by the next one"
 
 
 @pytest.mark.slow

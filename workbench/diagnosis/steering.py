@@ -19,13 +19,13 @@ import xarray as xr
 
 from workbench.behavior.first_token import FirstTokenJudge, refusal_tokens
 from workbench.behavior.judges import PerLanguageJudge
-from workbench.behavior.strength import StrengthSweep, choose_strength, strength_sweep
+from workbench.behavior.strength import choose_strength, strength_sweep
 from workbench.diagnosis.asked import Asked
 from workbench.diagnosis.measure import needs_more_than_scored, shown_layers
 from workbench.diagnosis.run import Run
 from workbench.directions import Direction, Directions, compare_directions
 from workbench.directions.select import select_direction
-from workbench.errors import DataError
+from workbench.errors import DataError, PromptError
 from workbench.interventions.refusal_score import RefusalTokens
 from workbench.interventions.sweep import sweep_directions
 from workbench.prompts.grid import PromptGrid
@@ -110,7 +110,11 @@ def measure_steering(
     judged = _judged(judge, grid.languages, notes)
     told = {"position": selection.position, "layer": selection.layer, "criterion": criterion, "norm": chosen.norm}
     if judged:
-        told |= _act(run, asked, chosen, judge, judged, n=n, new_tokens=new_tokens, seed=seed, redact=redact, progress=progress)
+        try:
+            told |= _act(run, asked, chosen, judge, judged, notes, n=n, new_tokens=new_tokens, seed=seed, redact=redact, progress=progress)
+        except (DataError, PromptError) as reason:
+            _forget(run.folder / "steered")
+            notes.append(("edits", "all", None, f"no replies under edits: {reason}"))
     return Steering(told, pd.DataFrame(notes, columns=_COLUMNS))
 
 
@@ -152,6 +156,7 @@ def _act(
     chosen: Direction,
     judge: PerLanguageJudge,
     languages: list[str],
+    notes: list[tuple[str, str, int | None, str]],
     *,
     n: int,
     new_tokens: int,
@@ -159,17 +164,19 @@ def _act(
     redact: bool,
     progress: bool,
 ) -> dict[str, Any]:
-    if {"strength", "steering"} <= set(run.results):  # replies are deleted, so a second call must not ask for them again
-        known = run.result("steering")
-        return {"strength": known.provenance["strength"]} | _told(StrengthSweep(known.table, {}), languages)
     grid, replies = asked.grid.select(languages=languages), run.folder / "steered"
+    if {"strength", "steering"} <= set(run.results):  # replies are deleted, so a second call must not ask for them again
+        _forget(replies)  # unless it was stopped between the table and the deletion
+        known = run.result("steering")
+        return _summary(known.table, known.provenance["strength"], languages, notes)
     options: dict[str, Any] = {"judge": judge, "max_new_tokens": new_tokens, "progress": progress}
     try:
         tried = strength_sweep(asked.after, grid.select(split="select").limit(n, seed=seed), chosen, STRENGTHS, out=replies / "select", **options)
-        strength = choose_strength(tried, statistic="harmless_refusal", margin=1.0).strength
+        # 0 where no strength gains anything, or the model broke down at all of them: then there is nothing to add
+        strength = choose_strength(tried, statistic="harmless_refusal", margin=1.0).strength or None
         few = grid.select(split="score").limit(n, seed=seed)
         parts = []
-        for kind, strengths, place in (("ablate", [1.0], "removed"), ("add", [strength], "added")):
+        for kind, strengths, place in (("ablate", [1.0], "removed"), *([("add", [strength], "added")] if strength else [])):
             part = strength_sweep(asked.after, few, chosen, strengths, kind=kind, split="score", out=replies / place, **options)
             parts.append(part.table.assign(edit=kind))
     except BaseException:
@@ -180,7 +187,7 @@ def _act(
     both = pd.concat(parts, ignore_index=True)
     run.save("steering", both, {**tried.provenance, "split": "score", "strength": strength})
     _forget(replies)  # once nothing has to be continued from them
-    return {"strength": strength} | _told(StrengthSweep(both, {}), languages)
+    return _summary(both, strength, languages, notes)
 
 
 def _forget(folder: Path) -> None:
@@ -189,17 +196,25 @@ def _forget(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _told(steered: StrengthSweep, languages: list[str]) -> dict[str, Any]:
-    """Return per language what the edits did, and the range of the random directions."""
-    table = steered.table
+def _summary(table: pd.DataFrame, strength: float | None, languages: list[str], notes: list[tuple[str, str, int | None, str]]) -> dict[str, Any]:
+    """Return per language what the edits did, and the range of the random directions; edits that could not be had are noted."""
+    if strength is None:
+        tried = ", ".join(f"{value:g}" for value in STRENGTHS)
+        reason = f"not added: at none of {tried} times its length does the model still reply and refuse more harmless prompts of the select split"
+        notes.append(("edits", "all", None, reason))
     told: dict[str, Any] = {}
     for tag in languages:
         told[tag] = {}
         for edit, statistic in (("ablate", "harmful_refusal"), ("add", "harmless_refusal")):
-            part = table[(table["edit"] == edit) & (table["language"] == tag) & (table["statistic"] == statistic)]
-            own = part[(part["kind"] == "direction") & (part["strength"] != 0)].iloc[0]
-            random = part[(part["kind"] == "random") & (part["strength"] != 0)]["value"]
+            part = table[(table["edit"] == edit) & (table["language"] == tag) & (table["statistic"] == statistic) & (table["strength"] != 0)]
+            own, random = part[part["kind"] == "direction"], part.loc[part["kind"] == "random", "value"]
+            if own.empty:
+                if edit == "ablate" or strength is not None:
+                    notes.append(("edits", tag, None, f"no {statistic.replace('_', ' ')} under the edit: the model broke down, or was not asked"))
+                continue
+            row = own.iloc[0]
+            told[tag]["validated"] = bool(row["validated"])
             name = f"{statistic}_{'without' if edit == 'ablate' else 'with'}_direction"
-            told[tag][name] = {key: float(own[key]) for key in ("value", "low", "high")}
-            told[tag][f"{name}_random"] = [float(random.min()), float(random.max())]
-    return {"languages": told}
+            told[tag][name] = {key: float(row[key]) for key in ("value", "low", "high")}
+            told[tag][f"{name}_random"] = [float(random.min()), float(random.max())] if len(random) else None
+    return {"strength": strength, "languages": told}
