@@ -54,7 +54,7 @@ def groups_of_units(
     """
     known, of_row = np.unique(units, return_inverse=True)
     fewest = len(known)
-    for language in dict.fromkeys(languages):
+    for language in dict.fromkeys(map(str, languages)):
         for part in (positive, ~positive):
             n = len(np.unique(of_row[part & (languages == language)]))
             if n < FEWEST:

@@ -3,6 +3,7 @@
 Hue is the tier of a language, dash and a direct label its tag, the marker the class of a prompt. Hover names prompts by id.
 """
 
+from workbench.plots.agreement import judge_agreement
 from workbench.plots.cosines import direction_cosines
 from workbench.plots.harm_variance import harm_variance
 from workbench.plots.lens import language_track
@@ -32,6 +33,7 @@ __all__ = [
     "clusters",
     "direction_cosines",
     "harm_variance",
+    "judge_agreement",
     "language_track",
     "projection_ridges",
     "refusal_gap",
