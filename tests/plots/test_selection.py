@@ -77,3 +77,9 @@ def test_the_released_runs_are_drawn_with_their_numbers_from_the_end(shared_dir,
     names = [trace.name for trace in fig.data if trace.showlegend and trace.name != "selected"]
     assert names == [f"token \u2212{k} from the end" for k in range(found.table["position"].nunique(), 0, -1)]
     assert f"token \u2212{-found.position}, layer {found.layer}" in fig.layout.title.text
+
+
+def test_the_key_speaks_of_shades_only_where_there_are_some(selection):
+    assert "hollow, shaded: dropped" in selection_curves(selection).layout.title.subtitle.text
+    bare = selection_curves(selection.table)
+    assert "hollow: dropped" in bare.layout.title.subtitle.text and not [s for s in bare.layout.shapes if s.type == "rect"]

@@ -42,3 +42,10 @@ def test_random_directions_are_drawn_at_the_edit_s_strength_only(table):
 def test_a_table_without_edits_is_refused(table):
     with pytest.raises(DataError, match="edit"):
         steered(table.drop(columns="edit"))
+
+
+def test_a_dagger_marks_languages_in_which_the_judge_was_not_validated(table):
+    fig = steered(table.assign(validated=table["language"] != "sw"))
+    assert [text.endswith(" †") for text in fig.layout.yaxis.ticktext] == [False, True]
+    assert "† judge not validated" in fig.layout.title.subtitle.text
+    assert "†" not in (steered(table).layout.title.subtitle.text or "")

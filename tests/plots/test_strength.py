@@ -60,7 +60,28 @@ def test_the_title_says_what_the_marked_strength_does_and_what_controls_do_there
     assert fig.layout.title.text.startswith(f"Refusal at strength 1: harmful {before:.2f} to {after:.2f}, harmless")
     assert "controls there, harmful" in fig.layout.title.subtitle.text and "from 8 on the model breaks down" in fig.layout.title.subtitle.text
     assert sum(shape.x0 == 1.0 for shape in fig.layout.shapes) == 2
-    assert "strength 2" in strength_curve(sweep).layout.title.text
+
+
+def test_without_a_marked_strength_the_title_speaks_of_the_one_that_moves_refusal_most_and_not_of_a_broken_model(sweep):
+    table = sweep.table.copy()
+    refused = table["statistic"].isin(["harmful_refusal", "harmless_refusal"]) & (table["kind"] == "direction")
+    table.loc[refused, "value"] = table["strength"].map({-1.0: 0.1, 0.0: 0.2, 1.0: 0.9, 2.0: 0.25})
+    assert strength_curve(table).layout.title.text.startswith("Refusal at strength 1: harmful 0.20 to 0.90")
+
+
+def test_replies_in_another_language_are_drawn_with_the_garbled_ones(sweep):
+    fig = strength_curve(sweep)
+    drawn = [t for t in fig.data if t.name == "garbled or in another language"]
+    for trace, language in zip(drawn, ("en", "sw"), strict=True):
+        both = own(sweep, language, "garbled")["value"].to_numpy() + own(sweep, language, "off_language")["value"].to_numpy()
+        assert trace.y.tolist() == pytest.approx(both.tolist(), abs=1e-6)
+
+
+def test_a_dagger_marks_languages_in_which_the_judge_was_not_validated(sweep):
+    fig = strength_curve(sweep.table.assign(validated=sweep.table["language"] != "sw"))
+    assert [a.text.endswith(" †") for a in fig.layout.annotations[:2]] == [False, True]
+    assert "† judge not validated" in fig.layout.title.subtitle.text
+    assert "†" not in strength_curve(sweep).layout.title.subtitle.text
 
 
 def test_the_axis_names_the_unit_and_ten_languages_fit(sweep):
@@ -74,7 +95,7 @@ def test_the_axis_names_the_unit_and_ten_languages_fit(sweep):
 def test_a_sweep_without_controls_or_costs_is_drawn_and_a_table_of_something_else_refused(sweep):
     rows = sweep.table[(sweep.table["kind"] == "direction") & sweep.table["statistic"].isin(["harmful_refusal", "harmless_refusal"])]
     fig = strength_curve(rows)
-    assert not [t for t in fig.data if t.name == "garbled" and t.showlegend]
+    assert not [t for t in fig.data if str(t.name).startswith("garbled") and t.showlegend]
     assert np.isfinite(fig.layout.height)
     with pytest.raises(DataError, match="strength_curve needs the columns"):
         strength_curve(rows.drop(columns=["strength"]))

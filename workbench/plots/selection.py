@@ -70,7 +70,8 @@ def selection_curves(result: Result | pd.DataFrame, *, language: str = "all") ->
     least, most = (float(end(values, initial=start, where=np.isfinite(values))) for end, start in ((np.min, 0.01), (np.max, 1.0)))
     fig.update_yaxes(range=[np.log10(max(least, _LEAST_KL)) - 0.15, np.log10(most) + 0.15], row=3)
     passing = f"filled: {int((table['removed_by'] == '').sum())} of {len(table)} that pass every filter"
-    notes = [passing, "hollow, shaded: dropped"] if "selected" in table else []
+    shaded = any(about.get(name) is not None for name in ("depth", "induce_min", "kl_max"))
+    notes = [passing, f"hollow{', shaded' if shaded else ''}: dropped"] if "selected" in table else []
     notes += ["dotted: no edit"] if about.get("without_edit") else []
     titled(fig, _title(table), note=" &nbsp;·&nbsp; ".join(notes), height=760)
     return fig.update_layout(margin=dict(l=76, t=150))

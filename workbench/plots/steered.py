@@ -22,12 +22,13 @@ def steered(result: Result | pd.DataFrame) -> go.Figure:
     ----------
     result : Result or DataFrame
         Rows of ``edit`` ("ablate" or "add"), ``strength``, ``kind`` ("direction", "random", "control"), ``language``, ``tier``,
-        ``statistic``, ``value``, ``low``, ``high``, ``n``; strength 0 is the model without an edit.
+        ``statistic``, ``value``, ``low``, ``high``, ``n``, ``validated`` where known; strength 0 is the model without an edit.
 
     Returns
     -------
     Figure
-        Rates are shares of prompts, 0 to 1; the pale line spans the random directions.
+        Rates are shares of prompts, 0 to 1; the pale line spans the random directions. A dagger marks languages in which the judge was not
+        validated.
     """
     columns = ("edit", "strength", "kind", "language", "tier", "statistic", "value", "low", "high", "n")
     table = table_of(result, columns, figure="steered")
@@ -50,6 +51,8 @@ def steered(result: Result | pd.DataFrame) -> go.Figure:
         name = "direction removed" if edit == "ablate" else "direction added"
         dots(fig, rows, own, cell, name=name, symbol=CLASS_SYMBOLS[harmful], offset=-0.24, form=".0%")
         told.append(f"{span(own['value'], '.0%')} of {'harmful without it' if harmful else 'harmless with it'}")
-    rows.label(fig)
+    doubtful = set(table.loc[~table["validated"].astype(bool), "language"]) if "validated" in table else set()
+    rows.label(fig, marks={tag: " †" for tag in doubtful})
     fig.update_xaxes(title_text="refused (share of prompts)", range=[-0.03, 1.03], tickformat=".0%")
-    return titled(fig, "Refused: " + ", ".join(told), tiers=rows.languages.values(), height=rows.height)
+    note = "† judge not validated in this language" if doubtful else ""
+    return titled(fig, "Refused: " + ", ".join(told), tiers=rows.languages.values(), note=note, height=rows.height)

@@ -15,7 +15,7 @@ from workbench.results import Result
 
 _COLUMNS = ("strength", "direction", "kind", "language", "tier", "statistic", "value", "low", "high", "n")
 _CLASSES = {"harmful_refusal": True, "harmless_refusal": False}
-_COSTS = {"answer_accuracy": ("harmless answered right", "dot"), "garbled": ("garbled", "dash")}
+_COSTS = {("answer_accuracy",): ("harmless answered right", "dot"), ("garbled", "off_language"): ("garbled or in another language", "dash")}
 _CONTROL = "controls, lowest to highest"
 _ABREAST, _PANEL, _ONLY = 4, 190, 270  # pixels; a single line of panels is taller
 _UNITS = {"raw": "class differences", "unit": "unit vectors", "norm": "lengths of the state", "gap": "gaps"}
@@ -29,21 +29,22 @@ def strength_curve(result: Result | pd.DataFrame, *, chosen: float | None = None
     result : StrengthSweep or DataFrame
         ``strength, direction, kind, language, tier, statistic, value, low, high, n``.
     chosen : float, optional
-        A strength to mark.
+        A strength to mark, and of which the title speaks; else it speaks of the one that moves refusal most.
 
     Returns
     -------
     Figure
         Shares of prompts, 0 to 1, with their intervals. Grey: the lowest to the highest that the controls of that strength reach, darker
-        for harmful prompts. Thin: answers that are right and replies that are garbled, where they were counted. A strength
-        at which the model broke down ends a line.
+        for harmful prompts. Thin: answers that are right, and replies that are garbled or in another language, where they were counted. A
+        strength at which the model broke down ends a line. A dagger marks languages in which the judge was not validated.
     """
     table = table_of(result, _COLUMNS, figure="strength_curve")
     about: dict[str, Any] = result.provenance if isinstance(result, Result) else {}
     languages = languages_of(table)
+    doubtful = set(table.loc[~table["validated"].astype(bool), "language"]) if "validated" in table else set()
     unit = "share removed" if about.get("edit") == "ablate" else f"strength ({_UNITS.get(about.get('scale', ''), 'of the edit')})"
     fig, cells = panels(
-        [f'<span style="color:{colour_of(tier)}"><b>{tag}</b></span>' for tag, tier in languages.items()],
+        [f'<span style="color:{colour_of(tier)}"><b>{tag}</b></span>{" †" if tag in doubtful else ""}' for tag, tier in languages.items()],
         columns=_ABREAST,
         shared_yaxes=True,
         shared_xaxes=True,
@@ -68,6 +69,7 @@ def strength_curve(result: Result | pd.DataFrame, *, chosen: float | None = None
     height = 208 + (_PANEL * down if down > 1 else _ONLY)
     strength = _told(table, chosen)
     notes = [_beside(table, strength), *([f"from {', '.join(broken)} on the model breaks down"] if broken else [])]
+    notes += ["† judge not validated in this language"] if doubtful else []
     titled(fig, _title(table, strength), tiers=languages.values(), note=" &nbsp;·&nbsp; ".join(note for note in notes if note), height=height)
     return fig.update_layout(margin=dict(t=150, b=58))
 
@@ -96,8 +98,8 @@ def _panel(fig: go.Figure, rows: pd.DataFrame, colour: str, cell: Cell, *, legen
             showlegend=False,
             **at,
         )
-    for statistic, (name, dash) in _COSTS.items():
-        part = own[own["statistic"] == statistic].sort_values("strength")
+    for statistics, (name, dash) in _COSTS.items():  # outcomes that exclude each other add up
+        part = own[own["statistic"].isin(statistics)].groupby("strength", as_index=False)["value"].sum(min_count=1)
         fig.add_scatter(
             x=f32(part["strength"]),
             y=f32(part["value"]),
@@ -137,9 +139,15 @@ def _panel(fig: go.Figure, rows: pd.DataFrame, colour: str, cell: Cell, *, legen
 
 
 def _told(table: pd.DataFrame, chosen: float | None) -> float | None:
-    """Return the strength that the title speaks of: the chosen one, else the largest."""
-    own = table.loc[table["kind"] == "direction", "strength"]
-    return chosen if chosen is not None else float(own.iloc[own.abs().argmax()]) if len(own) else None
+    """Return the strength that the title speaks of: the chosen one, else the smallest of those that move refusal most."""
+    if chosen is not None:
+        return chosen
+    own = table[(table["kind"] == "direction") & table["statistic"].isin(list(_CLASSES))]
+    if own.empty:
+        return None
+    means = own.groupby(["strength", "statistic"])["value"].mean().unstack("statistic")
+    moved = (means - means.loc[0.0]).abs().sum(axis=1) if 0.0 in means.index else means.index.to_series().abs()
+    return float(min(moved.index[moved >= moved.max() - 1e-9], key=abs))
 
 
 def _title(table: pd.DataFrame, strength: float | None) -> str:

@@ -208,7 +208,12 @@ def _sections(run: RunRecord) -> list[Section]:
             [
                 figure("direction_cosines", "direction_cosines", plots.direction_cosines, steering_captions.direction_cosines),
                 figure("selection_curves", "selection", plots.selection_curves, steering_captions.selection),
-                figure("strength_curve", "strength", plots.strength_curve, steering_captions.strength),
+                figure(
+                    "strength_curve",
+                    "strength",
+                    lambda _: plots.strength_curve(run.results["strength"], chosen=run.find("summary.steering.strength")),
+                    steering_captions.strength,
+                ),
                 figure("steered", "steering", plots.steered, steering_captions.steered),
             ],
         ),

@@ -8,21 +8,30 @@ from workbench.report.captions import by_tier
 from workbench.report.record import RunRecord
 from workbench.report.wording import estimate, listed, number
 
+_DONE = (
+    ("ablate", "harmful_refusal", "Harmful prompts refused with it removed"),
+    ("add", "harmless_refusal", "harmless prompts refused with it added"),
+)
+
 
 def direction_cosines(run: RunRecord, table: pd.DataFrame) -> str:
-    """Say how alike the languages' directions are, beside what permuted labels and noise would give."""
+    """Say how alike the languages' directions are, beside what permuted labels and the meanings they share would give."""
     known = table[table["value"].notna()]
     if known.empty:
         return "No two languages have a direction at the same place."
-    parts = []
+    parts, beyond = [], []
     for position, part in known.groupby("position", sort=False):
         layer = int(part["layer"].max())
         here = part[part["layer"] == layer]
+        beyond.append(f"{int((here['value'] > here['permuted_same_95']).sum())} of {len(here)} at {position}")
         parts.append(
-            f"{number(here['value'].min())} to {number(here['value'].max())} at layer {layer} of {position} (equal directions with this noise: "
-            f"{number(here['ceiling'].min())} to {number(here['ceiling'].max())}; 5 % of permuted labels exceed {number(here['permuted_95'].max())})"
+            f"{number(here['value'].min())} to {number(here['value'].max())} at layer {layer} of {position} (5 % of permuted labels exceed "
+            f"{number(here['permuted_95'].max())}, of the same meanings relabelled in both languages {number(here['permuted_same_95'].max())})"
         )
-    return f"Cosines between the harm directions of two languages: {listed(parts)}."
+    return (
+        f"Cosines between the harm directions of two languages: {listed(parts)}. Translations share their meanings, so only what lies beyond the "
+        f"relabelled ones speaks of harm in particular: {listed(beyond)}."
+    )
 
 
 def selection(run: RunRecord, table: pd.DataFrame) -> str:
@@ -49,31 +58,39 @@ def strength(run: RunRecord, table: pd.DataFrame) -> str:
     means = own.groupby("strength")["value"].mean()
     if means.empty:
         return "No strength could be measured."
-    best = float(means.idxmax())
+    best = float(means.idxmax())  # the smallest of equals
+    if best == 0:
+        return "At no strength tried are more harmless prompts refused than without the edit." + _doubtful(own)
     here = own[own["strength"] == best]
-    return f"Most harmless prompts are refused with it added at {number(best, 'g')} times its measured length: {by_tier(here, 'value', '.0%')}."
+    found = f"Most harmless prompts are refused with it added at {number(best, 'g')} times its measured length: {by_tier(here, 'value', '.0%')}."
+    return found + _doubtful(own)
 
 
 def steered(run: RunRecord, table: pd.DataFrame) -> str:
     """Say what removing and adding did on the score split, beside the random directions."""
     said = []
-    for edit, statistic, doing in (("ablate", "harmful_refusal", "Removed, harmful prompts"), ("add", "harmless_refusal", "Added, harmless prompts")):
+    for edit, statistic, doing in _DONE:
         part = table[(table["edit"] == edit) & (table["statistic"] == statistic) & (table["strength"] != 0)]
         own, random = part[part["kind"] == "direction"], part[part["kind"] == "random"]
         if own.empty:
             continue
-        text = f"{doing} are refused in {by_tier(own, 'value', '.0%')}"
+        text = f"{doing}: {by_tier(own, 'value', '.0%')}"
         if not random.empty:
             text += f" (random directions of the same length: {number(random['value'].min(), '.0%')} to {number(random['value'].max(), '.0%')})"
         said.append(text)
     accuracy = table[(table["edit"] == "ablate") & (table["statistic"] == "answer_accuracy") & (table["kind"] == "direction")]
-    if not accuracy.empty:
-        least = accuracy[accuracy["strength"] != 0]
-        plain = accuracy[accuracy["strength"] == 0]
-        if len(least) and len(plain):
-            worst = least.loc[least["value"].idxmin()].to_dict()
-            said.append(
-                f"with it removed harmless prompts are still answered right, least in {worst['language']} ({estimate(worst, form='.0%')}; "
-                f"{number(plain['value'].min(), '.0%')} or more without an edit)"
-            )
-    return "; ".join(said) + "."
+    least, plain = accuracy[(accuracy["strength"] != 0) & accuracy["value"].notna()], accuracy[accuracy["strength"] == 0]
+    if len(least) and len(plain):
+        worst = least.loc[least["value"].idxmin()].to_dict()
+        said.append(
+            f"harmless prompts answered right with it removed: least in {worst['language']}, {estimate(worst, form='.0%')} "
+            f"(without an edit {number(plain['value'].min(), '.0%')} or more)"
+        )
+    return "; ".join(said) + "." + _doubtful(table) if said else "No edit could be measured."
+
+
+def _doubtful(table: pd.DataFrame) -> str:
+    """Name the languages in which the judge of these replies was not validated."""
+    if "validated" not in table or table["validated"].astype(bool).all():
+        return ""
+    return f" The judge was not validated in {listed(dict.fromkeys(table.loc[~table['validated'].astype(bool), 'language']))} (†)."
