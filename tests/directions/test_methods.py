@@ -225,6 +225,8 @@ def test_what_is_unknown_is_named_with_the_nearest(rng):
         extract_directions(acts, ["qaa"], layers=[9])
     with pytest.raises(DataError, match="given twice"):
         language_directions(acts, ["qaa", "qaa"])
+    with pytest.raises(DataError, match="given twice"):
+        extract_directions(acts, ["qaa", "qab", "qab"], method="balanced_means")
     one_class = acts.isel(prompt=np.flatnonzero(acts["harmful"].values | (acts["language"].values == "qaa")))
     with pytest.raises(DataError, match="'qab' has 16 positive and 0 negative"):
         language_directions(one_class, ["qaa", "qab"], split=None)

@@ -174,7 +174,7 @@ def extract_directions(
     Raises
     ------
     DataError
-        Unknown method, contrast, language, split, layer or position; one class only; states that are not finite.
+        Unknown method, contrast, language, split, layer or position; a language given twice; one class only; states that are not finite.
     """
     found = _extracted(acts, list(languages), [list(languages)], method, contrast, split, layers, positions, rng)
     return labelled(found.unit[0], found.norm[0], found.layers, found.positions, found.metadata, gap=found.gap[0], baseline=found.baseline[0])
@@ -244,11 +244,8 @@ def language_directions(
     Raises
     ------
     DataError
-        As there; also a language with one class only, and a language given twice.
+        As there; also a language with one class only.
     """
-    doubled = [tag for tag in dict.fromkeys(languages) if list(languages).count(tag) > 1]
-    if doubled:
-        raise DataError(f"Languages given twice: {doubled}. Expected each once.")
     found = _extracted(acts, list(languages), [[tag] for tag in languages], method, contrast, split, layers, positions, rng)
     coords = {"language": list(languages), "layer": found.layers, "position": found.positions}
     dims = ("language", "layer", "position")
@@ -279,6 +276,9 @@ def _extracted(
 ) -> _Found:
     """Measure one direction per set of languages, reading each layer once."""
     require_method(method)
+    doubled = [tag for tag in dict.fromkeys(languages) if languages.count(tag) > 1]
+    if doubled:  # it would weigh twice in the methods that go by language
+        raise DataError(f"Languages given twice: {doubled}. Expected each once.")
     classes = classes_of(acts, languages, contrast, split)
     parts = list(_samples(acts, classes, sets, method, split, rng or np.random.default_rng(0)))
     deep, wide = [int(k) for k in (acts["layer"].values if layers is None else layers)], positions_of(acts, positions)
