@@ -78,6 +78,26 @@ def test_a_direction_that_induces_nothing_is_only_removed_and_the_run_says_so(tm
     assert not (tmp_path / "steered").exists(), "replies that outlived their run are deleted by the next one"
 
 
+def test_the_strength_is_chosen_where_the_judge_is_validated(tmp_path, monkeypatch):
+    chosen_on = []
+
+    def choosing(tried, **options):
+        chosen_on.append(options["languages"])
+        return SimpleNamespace(strength=0.0)
+
+    class Doubtful(ExactJudge):
+        def outcomes(self, replies, grid):
+            return super().outcomes(replies, grid).assign(validated=lambda t: ~t["prompt_id"].str.endswith(self.without))
+
+    monkeypatch.setattr(steering, "STRENGTHS", (1.0,))
+    monkeypatch.setattr(steering, "choose_strength", choosing)
+    for name, without in (("one", "qad"), ("none", ("qaa", "qad"))):
+        monkeypatch.setattr(Doubtful, "without", without, raising=False)
+        monkeypatch.setitem(globals(), "choose_judge", lambda grid, chat: PerLanguageJudge(dict.fromkeys(grid.languages, Doubtful())))
+        act(tmp_path / name, 1e-6)[2]()
+    assert chosen_on == [["qaa"], None]
+
+
 @pytest.mark.slow
 def test_a_run_that_is_stopped_among_its_edits_goes_on_and_leaves_no_edited_reply(tmp_path, monkeypatch):
     request = {"model": "organism:aligned", "prompts": "organism", "languages": "qaa,qab,qac,qah", "null_seeds": 0, "steer": 4, "progress": False}

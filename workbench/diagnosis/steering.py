@@ -173,7 +173,9 @@ def _act(
     try:
         tried = strength_sweep(asked.after, grid.select(split="select").limit(n, seed=seed), chosen, STRENGTHS, out=replies / "select", **options)
         # 0 where no strength gains anything, or the model broke down at all of them: then there is nothing to add
-        strength = choose_strength(tried, statistic="harmless_refusal", margin=1.0).strength or None
+        sure = tried.table.groupby("language", sort=False)["validated"].all()
+        trusted = [str(tag) for tag in sure.index[sure]] or None  # an unvalidated judge decides nothing where another one can
+        strength = choose_strength(tried, statistic="harmless_refusal", margin=1.0, languages=trusted).strength or None
         few = grid.select(split="score").limit(n, seed=seed)
         parts = []
         for kind, strengths, place in (("ablate", [1.0], "removed"), *([("add", [strength], "added")] if strength else [])):
