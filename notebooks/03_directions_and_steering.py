@@ -48,7 +48,7 @@ grid
 # ## Do languages share a harm direction?
 #
 # The difference in means of each language, compared with that of the first. Two directions measured with noise cannot agree perfectly even where they are the
-# same: the upright stroke is the highest cosine that their own reliability allows.
+# same: the upright stroke is what equal directions would show if their noise were unrelated. A dot beyond it shares meanings, not only direction.
 
 # %%
 cosines = wb.compare_directions(acts, grid.languages, rng=np.random.default_rng(0))
@@ -96,7 +96,7 @@ wb.refusal_rates(judge.outcomes(replies, scored), scored)
 # ## Removed and added, on prompts that chose nothing
 
 # %%
-strength = wb.choose_strength(tried, statistic="harmless_refusal", margin=1.0).strength
+strength = wb.choose_strength(tried, statistic="harmless_refusal", margin=1.0).strength or 1.0  # 0 where no strength gains anything
 options = dict(judge=judge, split="score", max_new_tokens=NEW_TOKENS, progress=False)
 removed = wb.strength_sweep(chat, scored, direction, [1.0], kind="ablate", **options).table.assign(edit="ablate")
 added = wb.strength_sweep(chat, scored, direction, [strength], **options).table.assign(edit="add")

@@ -64,7 +64,7 @@ def test_controls_and_ceiling_are_drawn_behind_and_named_once():
     assert named == [
         "same meanings relabelled (95 %)",
         "random, permuted labels (95 %)",
-        "ceiling by reliability",
+        "equal directions, unrelated noise",
         "measured",
         "corrected for noise",
     ]
@@ -74,7 +74,7 @@ def test_controls_and_ceiling_are_drawn_behind_and_named_once():
     early = direction_cosines(table_of_cosines(), layer=1)
     narrow = next(t for t in early.data if t.type == "bar" and t.marker.color == NULL)
     np.testing.assert_allclose(np.array(narrow.base, dtype=float), -0.2, rtol=1e-6)
-    ceiling = next(t for t in figure.data if t.name == "ceiling by reliability")
+    ceiling = next(t for t in figure.data if t.name == "equal directions, unrelated noise")
     assert np.nanmax(ceiling.x) == np.nanmin(ceiling.x) == pytest.approx(0.95)
     assert [t.type for t in figure.data][:2] == ["bar", "bar"]
 

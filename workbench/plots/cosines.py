@@ -16,7 +16,7 @@ from workbench.results import Result
 _NEEDED: tuple[str, ...] = ("across", "contrast", "language", "tier", "other_language", "other_tier", "position", "layer", "value", "low", "high")
 _NEEDED += ("ceiling", "disattenuated", "random_95", "permuted_95", "permuted_same_95")
 _RELABELLED, _PERMUTED = "same meanings relabelled (95 %)", "random, permuted labels (95 %)"
-_MEASURED, _CEILING, _CORRECTED = "measured", "ceiling by reliability", "corrected for noise"
+_MEASURED, _CEILING, _CORRECTED = "measured", "equal directions, unrelated noise", "corrected for noise"
 
 
 def direction_cosines(result: Result | pd.DataFrame, *, reference: str | None = None, layer: int | None = None) -> go.Figure:
@@ -34,9 +34,10 @@ def direction_cosines(result: Result | pd.DataFrame, *, reference: str | None = 
     Returns
     -------
     Figure
-        Filled: the cosine with its interval. Hollow: corrected for noise, where the reliabilities allow it. Upright stroke: the
-        ceiling that the reliabilities set. Grey: what 5 % of random or permuted-label directions exceed; pale grey: the same
-        where the same meanings were relabelled in both languages. An undefined direction leaves its row empty.
+        Filled: the cosine with its interval. Hollow: corrected for noise, where the reliabilities allow it. Upright stroke: what equal
+        directions would show if their noise were unrelated; a cosine beyond it shares meanings. Grey: what 5 % of random or permuted-label
+        directions exceed; pale grey: the same where the same meanings were relabelled in both languages. An undefined direction leaves its
+        row empty.
 
     Raises
     ------
