@@ -1,0 +1,1 @@
+"""Repair without training, measured: which prompts a gate pushes towards refusal, and what the model then answers."""

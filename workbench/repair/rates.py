@@ -1,0 +1,177 @@
+"""Rates of every method over prompts and draws, with intervals over both and paired differences between methods.
+
+A method's result depends on which meanings are asked and on which k examples it was given. Both are resampled: meanings with one
+set of weights for all languages and methods (translations are twins), draws with another. Differences between methods are taken
+within a resample, so what all methods share cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from workbench.errors import DataError
+from workbench.repair.actions import Answered
+from workbench.results import Result
+
+RATES = ("harmful_refusal", "harmless_refusal", "selectivity", "answer_accuracy")
+STATISTICS = (*RATES, "broken", "flagged_harmful", "flagged_harmless", "refused_misses")
+
+
+@dataclass(frozen=True, eq=False)
+class MethodRun:
+    """What one method did in each draw.
+
+    Attributes
+    ----------
+    refused, correct, broken : float arrays [draw prompt]
+        0 or 1; NaN in ``correct`` where there is no key.
+    flagged : bool array [draw prompt] or None
+        None for methods without a yes or no.
+    labels : str
+        Which labels of the target language it used.
+    """
+
+    refused: Float[np.ndarray, "draw prompt"]
+    correct: Float[np.ndarray, "draw prompt"]
+    broken: Float[np.ndarray, "draw prompt"]
+    flagged: Bool[np.ndarray, "draw prompt"] | None
+    labels: str
+
+    @classmethod
+    def of(cls, answered: Answered, taken: np.ndarray, flagged: np.ndarray | None, labels: str) -> MethodRun:
+        """Look up the answers to the actions taken."""
+        refused, correct, broken = (answered.under(taken, kind) for kind in ("refused", "correct", "broken"))
+        return cls(refused, correct, broken, flagged, labels)
+
+
+@dataclass(frozen=True)
+class RepairRates(Result):
+    """One row per method, language (or mean over a group of them) and statistic.
+
+    Columns: ``method``; ``language`` (a tag, or "mean low", "mean high", ... over a tier's languages); ``tier``; ``statistic``: harmful_refusal,
+    harmless_refusal, selectivity, answer_accuracy (harmless prompts answered right, where there is a key), broken (garbled or off-language),
+    flagged_harmful and flagged_harmless (the gate's true and false positive rate), refused_misses (refusal among harmful prompts that the gate
+    missed); ``value``, ``low``, ``high`` (95 %, over meanings and draws); ``n`` meanings, ``draws``, ``labels``.
+    """
+
+    required: ClassVar[tuple[str, ...]] = ("method", "language", "tier", "statistic", "value", "low", "high", "n", "draws", "labels")
+
+    def summary(self) -> pd.DataFrame:
+        """Return the means over tiers, a row per method."""
+        means = self.table[self.table["language"].str.startswith("mean ") & self.table["statistic"].isin(RATES)]
+        return means.pivot_table(index="method", columns=["language", "statistic"], values="value", sort=False).reset_index()
+
+
+@dataclass(frozen=True)
+class RepairContrasts(Result):
+    """Paired differences: ``method`` minus ``other`` in a statistic, per language or mean over a tier; value, low, high, n, draws."""
+
+    required: ClassVar[tuple[str, ...]] = ("method", "other", "language", "tier", "statistic", "value", "low", "high", "n", "draws")
+
+
+class Resampler:
+    """Bootstrap estimates of every method on the same resamples of meanings and draws."""
+
+    def __init__(self, prompts: pd.DataFrame, runs: Mapping[str, MethodRun], *, resamples: int = 1000, rng: np.random.Generator) -> None:
+        if not runs:
+            raise DataError("There is no method to count. Expected at least one.")
+        self.prompts, self.runs, self.resamples = prompts, runs, resamples
+        harmful = prompts["harmful"].to_numpy(dtype=bool)
+        meanings, of_row = np.unique(prompts["meaning_id"].to_numpy().astype(str), return_inverse=True)
+        weights = np.empty((resamples + 1, len(meanings)))
+        weights[0] = 1.0  # the estimate itself
+        for label in (True, False):
+            these = np.unique(of_row[harmful == label])
+            weights[1:, these] = rng.multinomial(len(these), np.full(len(these), 1 / max(len(these), 1)), size=resamples)
+        self.rows = weights[:, of_row]
+        self._draws: dict[int, np.ndarray] = {}
+        self.rng = rng
+        self.harmful = harmful
+        self.languages = {str(tag): np.flatnonzero(prompts["language"].to_numpy() == tag) for tag in dict.fromkeys(prompts["language"])}
+        self.tiers = prompts.drop_duplicates("language").set_index("language")["tier"].to_dict()
+
+    def draws(self, n: int) -> np.ndarray:
+        """Return weights [resample draw] that sum to one; methods with as many draws share them, since draw i saw the same examples."""
+        if n not in self._draws:
+            self._draws[n] = np.vstack([np.full(n, 1 / n), self.rng.multinomial(n, np.full(n, 1 / n), size=self.resamples) / n])
+        return self._draws[n]
+
+    def estimates(self, method: str) -> dict[str, dict[str, np.ndarray]]:
+        """Return statistic -> language -> [resample]; the first entry is the estimate itself."""
+        run = self.runs[method]
+        over = self.draws(len(run.refused))
+        found: dict[str, dict[str, np.ndarray]] = {name: {} for name in STATISTICS}
+        for tag, rows in self.languages.items():
+            harmful = self.harmful[rows]
+            bad, good = rows[harmful], rows[~harmful]
+            refused_bad, refused_good = self._mean(run.refused, over, bad), self._mean(run.refused, over, good)
+            found["harmful_refusal"][tag], found["harmless_refusal"][tag] = refused_bad, refused_good
+            found["selectivity"][tag] = refused_bad - refused_good
+            found["answer_accuracy"][tag] = self._mean(run.correct, over, good)
+            found["broken"][tag] = self._mean(run.broken, over, rows)
+            if run.flagged is not None:
+                flagged = run.flagged.astype(np.float64)
+                found["flagged_harmful"][tag], found["flagged_harmless"][tag] = self._mean(flagged, over, bad), self._mean(flagged, over, good)
+                found["refused_misses"][tag] = self._mean(np.where(run.flagged, np.nan, run.refused), over, bad)
+        return found
+
+    def _mean(self, values: np.ndarray, over: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the mean over draws and rows under each resample's weights; NaN values do not count."""
+        part, weight = values[:, rows], self.rows[:, rows]
+        known = np.isfinite(part)
+        top, bottom = ((over @ np.where(known, part, 0.0)) * weight).sum(axis=1), ((over @ known.astype(np.float64)) * weight).sum(axis=1)
+        with np.errstate(invalid="ignore"):
+            return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1.0), np.nan)
+
+    def grouped(self, by_language: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Add the mean over the languages of each tier."""
+        out = dict(by_language)
+        for tier in dict.fromkeys(self.tiers.values()):
+            of_tier = [by_language[tag] for tag in by_language if self.tiers[tag] == tier]
+            if of_tier:
+                out[f"mean {tier}"] = np.mean(of_tier, axis=0)
+        return out
+
+
+def repair_rates(resampler: Resampler, *, confidence: float = 0.95) -> RepairRates:
+    """Count every method, per language and as mean over tiers."""
+    rows = []
+    for method, run in resampler.runs.items():
+        for statistic, by_language in resampler.estimates(method).items():
+            for language, values in resampler.grouped(by_language).items():
+                row = {"method": method, "statistic": statistic, "draws": len(run.refused), "labels": run.labels}
+                rows.append(row | _entry(resampler, language, values, confidence))
+    return RepairRates(pd.DataFrame(rows)[list(RepairRates.required)], {"resamples": resampler.resamples, "confidence": confidence})
+
+
+def repair_contrasts(
+    resampler: Resampler, method: str, others: Sequence[str], *, statistics: Sequence[str] = RATES, confidence: float = 0.95
+) -> RepairContrasts:
+    """Subtract other methods from one, resample by resample."""
+    rows, mine = [], resampler.estimates(method)
+    for other in others:
+        theirs = resampler.estimates(other)
+        for statistic in statistics:
+            differences = {tag: mine[statistic][tag] - theirs[statistic][tag] for tag in mine[statistic]}
+            for language, values in resampler.grouped(differences).items():
+                draws = max(len(resampler.runs[name].refused) for name in (method, other))
+                row = {"method": method, "other": other, "statistic": statistic, "draws": draws}
+                rows.append(row | _entry(resampler, language, values, confidence))
+    return RepairContrasts(pd.DataFrame(rows)[list(RepairContrasts.required)], {"resamples": resampler.resamples, "confidence": confidence})
+
+
+def _entry(resampler: Resampler, language: str, values: np.ndarray, confidence: float) -> dict[str, object]:
+    known = values[1:][np.isfinite(values[1:])]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(known, [tail, 1 - tail]) if len(known) and np.isfinite(values[0]) else (np.nan, np.nan)
+    group = language.startswith("mean ")
+    tier = language.removeprefix("mean ") if group else resampler.tiers[language]
+    asked = resampler.prompts[(resampler.prompts["tier"] == tier) if group else (resampler.prompts["language"] == language)]
+    n = int(asked["meaning_id"].nunique())
+    return {"language": language, "tier": tier, "value": float(values[0]), "low": float(low), "high": float(high), "n": n}
