@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from workbench.report.language_table import language_rows
+from workbench.report.language_table import language_rows, not_validated
 from workbench.report.record import RunRecord
 from workbench.report.wording import number
 
@@ -85,7 +85,8 @@ def _tier_means(run: RunRecord) -> dict[str, dict[str, str]]:
             table = table[table["language"].isin(tags)]
             parts = [part[column].mean() for _, part in table.groupby("position", sort=False)] if "position" in table else [table[column].mean()]
             percent = name == "refusal"
+            doubtful = " †" if percent and not_validated(run) & set(tags) else ""
             sign = "+" if stage == "selectivity" else ""
             told = (f"{100 * part:{sign}.0f}" if percent else f"{part:.2f}" for part in parts)
-            means[tier][stage] = "\n".join("-" if "nan" in text else text for text in told) or "-"
+            means[tier][stage] = "\n".join("-" if "nan" in text else text + doubtful for text in told) or "-"
     return means
