@@ -7,10 +7,26 @@ Examples
 ...     replies = generate(chat, grid)
 """
 
+from workbench.interventions.decisions import Decision, Decisions
 from workbench.interventions.edits import Ablate, Add, Compose, Patch
 from workbench.interventions.refusal_score import RefusalTokens, next_token_kl, refusal_score
+from workbench.interventions.routing import Route
 from workbench.interventions.scopes import SCOPES
 from workbench.interventions.sweep import sweep_directions
 from workbench.interventions.weights import orthogonalised
 
-__all__ = ["SCOPES", "Ablate", "Add", "Compose", "Patch", "RefusalTokens", "next_token_kl", "orthogonalised", "refusal_score", "sweep_directions"]
+__all__ = [
+    "SCOPES",
+    "Ablate",
+    "Add",
+    "Compose",
+    "Decision",
+    "Decisions",
+    "Patch",
+    "RefusalTokens",
+    "Route",
+    "next_token_kl",
+    "orthogonalised",
+    "refusal_score",
+    "sweep_directions",
+]

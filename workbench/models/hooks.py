@@ -221,9 +221,9 @@ def _passes_noted(base: nn.Module, item: _Opened) -> Iterator[None]:
         if kwargs is not None and module is base and item in open_items():
             begin_pass(args, kwargs)
 
-    def leaving(module: nn.Module, _args: tuple, _output: Any) -> None:
+    def leaving(module: nn.Module, _args: tuple, output: Any) -> None:
         if module is base and item in open_items():
-            end_pass()
+            end_pass(output)
 
     with ExitStack() as hooks:
         hooks.callback(base.register_forward_pre_hook(entering, with_kwargs=True).remove)

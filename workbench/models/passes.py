@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import torch
@@ -138,17 +139,22 @@ def current_pass() -> Pass | None:
 
 def begin_pass(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Note what the base model was called with."""
-    read = kwargs.get("input_ids", args[0] if args else None)
-    read = kwargs.get("inputs_embeds") if read is None else read
+    ids = kwargs.get("input_ids", args[0] if args else None)
+    read = kwargs.get("inputs_embeds") if ids is None else ids
     if read is None:
         raise ModelError("The base model was called without input_ids and inputs_embeds. Expected one of them; an edit must know the tokens.")
     cache = kwargs.get("past_key_values")
     mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-    _PASS.set(Pass(_BATCH.get(), mask, 0 if cache is None else int(cache.get_seq_length()), int(read.shape[0]), int(read.shape[1])))
+    at = Pass(_BATCH.get(), mask, 0 if cache is None else int(cache.get_seq_length()), int(read.shape[0]), int(read.shape[1]), ids)
+    at.note_cache(cache)
+    _PASS.set(at)
 
 
-def end_pass() -> None:
-    """Forget it again."""
+def end_pass(output: Any = None) -> None:
+    """Forget it again, once it is known which KV cache it left behind."""
+    at = _PASS.get()
+    if at is not None and at.cache is None:
+        at.note_cache(getattr(output, "past_key_values", None))
     _PASS.set(None)
 
 
@@ -169,6 +175,8 @@ class Pass:
         Tokens already in the KV cache.
     n_prompts, n_tokens : int
         Shape of the pass.
+    ids : Tensor or None
+        Token ids [prompt token]; None where the model was given embeddings.
     """
 
     batch: Batch | None
@@ -176,6 +184,8 @@ class Pass:
     past: int
     n_prompts: int
     n_tokens: int
+    ids: Tensor | None = None
+    _cache: Callable[[], Any] | None = None
     _kept: dict[Any, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -184,6 +194,16 @@ class Pass:
                 f"A pass has {self.n_prompts} rows, and {len(self.batch.starts)} prompts were announced. Expected the announced batch; "
                 "announce each batch by itself, and no beams or several replies per prompt."
             )
+
+    def note_cache(self, cache: Any) -> None:
+        """Remember, weakly, the KV cache this pass fills: later passes that fill the same one continue its prompts."""
+        if hasattr(cache, "get_seq_length"):
+            self._cache = ref(cache)
+
+    @property
+    def cache(self) -> Any:
+        """The KV cache that this pass fills; None without one, and before the end of a pass that made it itself."""
+        return None if self._cache is None else self._cache()
 
     def keep(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what was made under ``key`` in this pass, making it the first time."""
