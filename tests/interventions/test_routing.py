@@ -280,6 +280,26 @@ def test_bare_transformers_generation_holds_the_decision_of_its_prompt(tiny_mode
         assert torch.equal(bare, told) and torch.equal(bare, expected), family
 
 
+def test_one_decision_is_made_per_reply_with_and_without_a_cache_and_a_new_one_when_prompts_are_read_again(tiny_model, vector):
+    chat, asked = tiny_model("llama"), []
+    tokens = chat.tokenise(TEXTS)
+    gate = line(chat)
+    score = gate._score
+    object.__setattr__(gate, "_score", lambda X, language: asked.append(len(X)) or score(X, language))
+    ids, mask = chat.pad([t.ids for t in tokens], side="left")
+    route, batch = Route(gate, flagged=Add(vector, layers=LAYER)), Batch.of(tokens, side="left")
+    away = Add(gate.weight_, -2.0 / np.linalg.norm(gate.weight_), layers=LAYER)
+    with chat.edited(route), announced(batch):
+        for cache in (True, False):
+            chat.model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False, use_cache=cache, pad_token_id=0, eos_token_id=None)
+            assert asked == [3]
+            asked.clear()
+        assert [d.decision for d in route.decisions] == ["flagged", "unflagged", "flagged"]
+        with chat.edited(away):  # the inner one acts first
+            chat.model(input_ids=ids, attention_mask=mask)
+        assert [d.decision for d in route.decisions] == ["unflagged"] * 3
+
+
 def test_two_generations_taken_in_turns_keep_their_own_decisions(tiny_model, vector):
     chat = tiny_model("llama")
     tokens = chat.tokenise(TEXTS[:2])
