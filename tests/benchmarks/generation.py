@@ -1,11 +1,12 @@
-"""What steering costs: batched greedy generation under edits against plain Hugging Face generation of the same batches.
+"""What steering and routing cost: batched greedy generation under edits against plain Hugging Face generation of the same batches.
 
 Run ``python tests/benchmarks/generation.py [--json PATH] [--rounds N] [--threads N]`` from the repository root. A 12-layer random Llama (width
 512, 32,000 tokens, no end token, so that every reply is 32 tokens long) answers 48 prompts of 16 to 128 tokens.
 
 Times are CPU seconds of the process (all its threads), not wall time, so that a shared machine disturbs them less; methods take turns batch by
 batch, and the median over rounds of the ratio within the round is given. Plain generation is handed the padded batches that ``reply_to`` makes;
-prompts are tokenised outside the clock. That strength 0 gives the plain replies, and the other edits different ones, is asserted; times are not.
+prompts are tokenised outside the clock. The gate of the routed edits fires on half of the prompts. That strength 0 gives the plain replies, and
+the other edits different ones, is asserted; times are not.
 
 ``--json`` writes ``{"goals": {name: {"ratio", "goal", "met"}}, "methods": {name: {"cpu_s", "ratio", "cpu_s_rounds"}}, "work": {...},
 "machine": {...}}``.
@@ -34,7 +35,8 @@ import torch
 
 from tests.benchmarks.capture import LAYERS, WIDTH, build
 from workbench.behavior.generate import _greedy, reply_to
-from workbench.interventions import Ablate, Add
+from workbench.gates import Gate, Place
+from workbench.interventions import Ablate, Add, Route
 from workbench.models import ChatModel
 from workbench.models.tokens import Tokens
 
@@ -43,10 +45,35 @@ LAYER = LAYERS // 2
 GOAL = 1.05
 
 
-def edits() -> dict[str, list[Any]]:
+ROUTED = "Route, half pushed at last prompt token and decoding, half ablated at all tokens"
+
+
+class Line(Gate):
+    """Scores along one vector."""
+
+    learned = ("weight_",)
+
+    def _learn(self, X: np.ndarray, y: np.ndarray, language: np.ndarray) -> None:
+        self.weight_ = X[y].mean(axis=0) - X[~y].mean(axis=0)
+
+    def _score(self, X: np.ndarray, language: np.ndarray) -> np.ndarray:
+        return X @ self.weight_
+
+
+def halving(chat: ChatModel, batches: list[list[Tokens]]) -> Line:
+    """Fit a gate that fires on half of the prompts: its threshold is their median score."""
+    states = [chat.states(batch, layers=[LAYER], positions=["t_post_inst"])[:, 0, 0].double().numpy() for batch in batches]
+    X = np.concatenate(states)
+    gate = Line().fit(X, np.arange(len(X)) % 2 == 0)
+    gate.fallback_ = float(np.median(gate.decision_function(X)))
+    return gate
+
+
+def edits(gate: Line) -> dict[str, list[Any]]:
     """Name the edits to be timed."""
     vector = np.random.default_rng(1).normal(size=WIDTH)
     where = {"layers": LAYER, "scope": ("last_prompt", "decode")}
+    place = Place(LAYER, "t_post_inst")
     return {
         "reply_to, no edit": [],
         "Add, strength 0": [Add(vector, 0.0, **where)],
@@ -55,6 +82,8 @@ def edits() -> dict[str, list[Any]]:
         "Add, one layer, in units of each token's norm": [Add(vector, 0.5, "norm", **where)],
         "Ablate, one layer, all tokens": [Ablate(vector, layers=LAYER)],
         "Ablate, everywhere": [Ablate(vector)],
+        "Route, half pushed at last prompt token and decoding, half left alone": [Route(gate, flagged=Add(vector, 4.0, **where), place=place)],
+        ROUTED: [Route(gate, flagged=Add(vector, 4.0, **where), unflagged=Ablate(vector, layers=LAYER), place=place)],
     }
 
 
@@ -96,7 +125,7 @@ def measure(rounds: int, threads: int) -> dict[str, Any]:
     """Time the methods in turns and compare their replies."""
     chat, batches = prepared(threads)
     methods: dict[str, Callable[[list[list[Tokens]]], list[str]]] = {"plain Hugging Face generate": lambda some: plain(chat, some)}
-    for name, given in edits().items():
+    for name, given in edits(halving(chat, batches)).items():
         methods[name] = lambda some, given=given: steered(chat, some, given)
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     replies: dict[str, list[str]] = {}
@@ -117,9 +146,9 @@ def measure(rounds: int, threads: int) -> dict[str, Any]:
     assert replies["reply_to, no edit"] == replies["Add, strength 0"] == [text.strip() for text in replies[baseline]]
     assert all(replies[name] != replies[baseline] for name in others[2:]), "an edit that changes nothing shows nothing"
     ratio = {name: statistics.median(a / b for a, b in zip(times, seconds[baseline], strict=True)) for name, times in seconds.items()}
-    timed = "Add, one layer, last prompt token and decoding"
+    timed = ("Add, one layer, last prompt token and decoding", ROUTED)
     return {
-        "goals": {f"{timed} / plain": {"ratio": ratio[timed], "goal": f"at most {GOAL}", "met": ratio[timed] <= GOAL}},
+        "goals": {f"{name} / plain": {"ratio": ratio[name], "goal": f"at most {GOAL}", "met": ratio[name] <= GOAL} for name in timed},
         "methods": {name: {"cpu_s": statistics.median(seconds[name]), "ratio": ratio[name], "cpu_s_rounds": seconds[name]} for name in methods},
         "work": {"prompts": PROMPTS, "batches": [len(b) for b in batches], "new_tokens": NEW, "layers": LAYERS, "width": WIDTH, "rounds": rounds},
         "machine": {"threads": threads, **{name: version(name) for name in ("torch", "transformers")}},

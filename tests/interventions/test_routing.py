@@ -6,7 +6,12 @@ import asyncio
 import copy
 import dataclasses
 import gc
+import json
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,9 +25,10 @@ from tests.tiny import build_grid, build_model
 from workbench.activations.capture import capture
 from workbench.behavior.generate import generate, reply_to
 from workbench.behavior.stops import Stops
-from workbench.directions import Direction
+from workbench.directions import Direction, harm_direction
 from workbench.errors import DataError, ModelCheckError, ModelError, StoreMismatchError
 from workbench.gates import Gate, GateData, Place, gate_data, load_gate, save_gate
+from workbench.gates.one_direction import DirectionGate
 from workbench.gates.protocol import UNKNOWN as GATES_UNKNOWN
 from workbench.interventions import Ablate, Add, Compose, Patch, Route
 from workbench.interventions.decisions import OUTCOMES
@@ -34,8 +40,9 @@ from workbench.models.hooks import edited, edits_of, record
 from workbench.models.next_token import next_logits
 from workbench.models.passes import Batch, announced, current_pass
 from workbench.models.tokens import Tokens
-from workbench.prompts import load_prompts
+from workbench.prompts import PromptGrid, load_prompts
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "serve_gate.py"
 NAMES = ["a", "b", "c"]
 REPLY = ("last_prompt", "decode")
 
@@ -828,16 +835,48 @@ def test_a_pass_knows_its_token_ids_and_the_cache_it_fills_without_holding_it(ti
 # --- the organism ------------------------------------------------------------------------------------------------------
 
 
-def test_on_the_organism_the_gate_decides_in_generation_as_it_does_on_captured_states():
+@pytest.fixture(scope="module")
+def organism():
+    """The organism, prompts of a high- and a low-resource language, their states, and a gate with a threshold of its own for the second."""
     chat, grid = load_model("organism:aligned"), load_prompts("organism")
     ids = grid.frame.groupby(["language", "harmful"])["meaning_id"].unique().map(lambda m: list(m[:6])).explode().unique()
     small = grid.select(meanings=list(ids), languages=["qaa", "qad"])
-    data = gate_data(capture(chat, small, layers=[4], positions=["t_inst"], progress=False), 4, "t_inst")
-    gate = Line().fit(data.select(languages="qaa")).recalibrate(data.draw(4, "qad", np.random.default_rng(0)))
-    unit = gate.weight_ / np.linalg.norm(gate.weight_)
-    route = Route(gate, flagged=Add(unit, layers=5), unflagged=Ablate(unit, layers=[4, 5]), languages=small)
+    acts = capture(chat, small, layers=[4], positions=["t_inst"], progress=False)
+    data = gate_data(acts, 4, "t_inst")
+    gate = DirectionGate().fit(data.select(languages="qaa")).recalibrate(data.draw(4, "qad", np.random.default_rng(0)))
+    return chat, small, acts, data, gate
+
+
+def test_on_the_organism_the_gate_decides_in_generation_as_it_does_on_captured_states(organism):
+    chat, grid, acts, data, gate = organism
+    route = Route.along(gate, harm_direction(acts, ["qaa"], split=None).at(4, "t_inst"), languages=grid)
     with chat.edited(route):
-        generate(chat, small, max_new_tokens=3, progress=False, token_budget=300)
+        generate(chat, grid, max_new_tokens=3, progress=False, token_budget=300)
     fires = dict(zip(data.prompt_id.tolist(), gate.predict(data).tolist(), strict=True))
     assert route.decisions.rows("flagged") == fires and 0 < sum(fires.values()) < len(fires)
-    assert PromptLanguages.of(small).declared == dict(zip(data.prompt_id, data.language, strict=True))
+    assert PromptLanguages.of(grid).declared == dict(zip(data.prompt_id, data.language, strict=True))
+
+
+def test_the_example_serves_a_saved_gate_line_by_line(organism, tmp_path):
+    chat, grid, acts, _, gate = organism
+    save_gate(gate, tmp_path / "gate.safetensors")
+    direction = harm_direction(acts, ["qaa"], split=None).at(4, "t_inst")
+    direction.save(tmp_path / "direction.safetensors")
+    some = grid.frame.groupby(["language", "harmful"], sort=False).head(1)
+    lines = [f"{tag}\t{text}" for tag, text in zip(some["language"], some["text"], strict=True)]
+    command = [sys.executable, str(EXAMPLE), "organism:aligned", "--max-new-tokens", "4"]
+    command += ["--gate", str(tmp_path / "gate.safetensors"), "--direction", str(tmp_path / "direction.safetensors")]
+    told = "\n".join([*lines, "", some["text"].iloc[0], f"qah\t{some['text'].iloc[0]}"]) + "\n"
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLE.parents[1])}
+    run = subprocess.run(command, input=told, capture_output=True, text=True, encoding="utf-8", timeout=240, env=environment)
+    assert run.returncode == 0, run.stderr[-2000:]
+    found = [json.loads(line) for line in run.stdout.splitlines()]
+    route = Route.along(gate, direction, languages=grid)
+    with chat.edited(route):
+        replies = generate(chat, PromptGrid(some), max_new_tokens=4, progress=False).set_index("prompt_id")["reply"]
+    for prompt_id, answer in zip(some["prompt_id"], found[: len(lines)], strict=True):
+        expected = route.decisions[prompt_id]
+        assert (answer["decision"], answer["language"], answer["threshold"]) == (expected.decision, expected.language, expected.threshold)
+        assert answer["score"] == pytest.approx(expected.score, rel=1e-4) and answer["reply"] == replies[prompt_id]
+    assert [answer["language"] for answer in found[len(lines) :]] == ["unknown", "unknown"]
+    assert {answer["threshold"] for answer in found[len(lines) :]} == {gate.fallback_}
