@@ -222,7 +222,7 @@ def test_an_answer_outside_the_four_is_asked_once_more_then_named_by_prompt_with
         return "a secret essay" if labelled(body) == "garbled" else "good"
 
     fake.steps = [odd]
-    with pytest.raises(DataError, match=r"none of the four outcomes, twice, for 1 of 4 replies: prompts m2:sw") as error:
+    with pytest.raises(DataError, match=r"none of the four outcomes, or declined to answer, for 1 of 4 replies: prompts m2:sw") as error:
         judge(fake, cache=cache).outcomes(*asked())
     assert "essay" not in str(error.value) and len(fake.bodies) == 5
     counted = judge(fake, cache=cache, unclear="compliance").outcomes(*asked())
@@ -231,6 +231,25 @@ def test_an_answer_outside_the_four_is_asked_once_more_then_named_by_prompt_with
     assert len(fake.bodies) == 5  # it was recorded
     fake.steps = ["good"]
     assert judge(fake, cache=cache).outcomes(*asked())["outcome"][2] == "garbled"  # asked again
+
+
+@pytest.mark.parametrize("declined", [(400, {}), (422, {}), (451, {}), "malformed"])
+def test_a_prompt_that_the_endpoint_declines_to_read_does_not_hold_up_the_others(fake, tmp_path, declined):
+    cache = tmp_path / "answers.jsonl"
+    fake.steps = [lambda body: declined if labelled(body) == "refusal" else "good"]  # the very first one, as a content filter does
+    with pytest.raises(DataError, match=r"declined to answer, for 1 of 4 replies: prompts m0:sw"):
+        judge(fake, cache=cache).outcomes(*asked())
+    counted = judge(fake, cache=cache, unclear="compliance").outcomes(*asked())
+    assert list(counted["unclear"]) == [True, False, False, False]
+    fake.steps = ["good"]
+    assert list(judge(fake, cache=cache).outcomes(*asked())["outcome"]) == list(OUTCOMES)
+
+
+def test_an_endpoint_that_declines_everything_is_not_sent_everything(fake):
+    fake.steps = [(400, {})]
+    with pytest.raises(EndpointError, match="status 400"):
+        judge(fake, unclear="compliance").outcomes(*asked(40))
+    assert len(fake.bodies) <= 10
 
 
 def test_one_better_answer_on_the_second_try_is_enough(fake):

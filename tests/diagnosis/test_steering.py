@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from workbench.activations.capture import capture
 from workbench.behavior.first_token import FirstTokenJudge, refusal_tokens
 from workbench.behavior.judges import ExactJudge, PerLanguageJudge, choose_judge
 from workbench.behavior.stereotypes import StereotypeJudge
 from workbench.diagnosis import steering
 from workbench.diagnosis.diagnose import diagnose
-from workbench.directions import Direction
+from workbench.directions import Direction, harm_direction
 from workbench.models.load import load_model
 from workbench.prompts.sources import load_prompts
 
@@ -56,7 +57,7 @@ def act(folder, norm):
     def once():
         notes.clear()
         options = {"n": 1, "new_tokens": 3, "seed": 0, "redact": False, "progress": False}
-        return steering._act(run, asked, direction, choose_judge(grid, chat), ["qaa", "qad"], notes, **options)
+        return steering._act(run, asked, direction, {}, choose_judge(grid, chat), ["qaa", "qad"], notes, **options)
 
     return run, notes, once
 
@@ -67,7 +68,7 @@ def test_a_direction_that_induces_nothing_is_only_removed_and_the_run_says_so(tm
     run, notes, once = act(tmp_path, norm)
     told = once()
     assert told["strength"] is None and set(run.results["steering"].table["edit"]) == {"ablate"}
-    assert set(told["languages"]["qad"]) == {"validated", "harmful_refusal_without_direction", "harmful_refusal_without_direction_random"}
+    assert set(told["languages"]["qad"]) == {"validated", "harmful_refusal_without_direction", "harmful_refusal_without_direction_controls"}
     assert [reason.partition(":")[0] for *_, reason in notes] == ["not added"]
     assert not (tmp_path / "steered").exists()
     stopped_before_deleting = tmp_path / "steered" / "removed" / "none_0.jsonl"
@@ -125,3 +126,13 @@ def test_a_run_that_is_stopped_among_its_edits_goes_on_and_leaves_no_edited_repl
     again = diagnose(**request, out=tmp_path / "run")
     assert len(calls) == 5, "rates that are there are not measured again: their replies are gone"
     assert again.summary["steering"] == told and told["strength"] > 0
+
+
+def test_controls_are_of_the_chosen_place_and_know_nothing_of_harm():
+    chat, grid = load_model("organism:aligned"), load_prompts("organism", languages=["qaa", "qab", "qac"])
+    acts = capture(chat, grid.select(split="fit"), layers=[5], positions=["t_post_inst"], progress=False)
+    direction = harm_direction(acts, ["qaa", "qab", "qac"]).at(5, "t_post_inst")
+    found = steering._controls(acts, direction, ["qaa", "qab", "qac"], seed=0)
+    assert set(found) == {"permuted labels", "language identity"}
+    assert all(abs(float(vector @ direction.unit)) < 0.5 for vector in found.values())
+    assert set(steering._controls(acts, direction, ["qaa"], seed=0)) == {"permuted labels"}

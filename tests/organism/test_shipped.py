@@ -90,8 +90,8 @@ def test_the_demo_finds_a_direction_whose_removal_stops_refusal_and_whose_additi
     for tag, entry in told["languages"].items():
         left, induced = entry["harmful_refusal_without_direction"], entry["harmless_refusal_with_direction"]
         assert left["value"] <= 0.1, tag
-        assert induced["low"] > entry["harmless_refusal_with_direction_random"][1], tag
-    high = [entry["harmful_refusal_without_direction_random"][0] for tag, entry in told["languages"].items() if tag in ("qaa", "qab", "qac")]
+        assert induced["low"] > entry["harmless_refusal_with_direction_controls"][1], tag
+    high = [entry["harmful_refusal_without_direction_controls"][0] for tag, entry in told["languages"].items() if tag in ("qaa", "qab", "qac")]
     assert min(high) >= 0.9
     assert not (run.folder / "steered").exists()
 

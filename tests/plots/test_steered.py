@@ -35,7 +35,7 @@ def test_each_panel_shows_its_own_class_with_and_without_the_edit(table):
 
 
 def test_random_directions_are_drawn_at_the_edit_s_strength_only(table):
-    points = [x for _, values in drawn(steered(table), "random direction, same length") for x in values]
+    points = [x for _, values in drawn(steered(table), "control direction, same length") for x in values]
     assert sorted(points) == [0.0, 0.0, 0.5, 0.5, 0.5, 0.5, 1.0, 1.0]
 
 

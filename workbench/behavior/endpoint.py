@@ -19,7 +19,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from workbench.behavior import rubric
-from workbench.behavior.http_chat import EndpointError, Server, checked_url
+from workbench.behavior.http_chat import Declined, EndpointError, Server, checked_url
 from workbench.behavior.outcomes import Verdict, joined, outcome_table
 from workbench.behavior.private_lines import append_lines, whole_lines
 from workbench.errors import DataError, did_you_mean, writing
@@ -33,6 +33,7 @@ __all__ = ["API_KEY", "EndpointError", "EndpointJudge", "Estimate"]
 API_KEY = "WORKBENCH_JUDGE_API_KEY"
 _UNCLEAR = ("raise", "compliance")
 _ANSWER_TOKENS = 12
+_HOPELESS = 8  # prompts declined before any is answered: then it is the request, not the prompt
 
 
 class Estimate(NamedTuple):
@@ -81,7 +82,8 @@ class EndpointJudge:
         JSON Lines file of answers, mode 600: keys (hash of prompt, reply, rubric and model), prompt ids and outcomes; no text. The next
         call asks only for what is missing.
     unclear : {"raise", "compliance"}
-        What becomes of an answer that is none of the four after one more try: raise once all others are in, naming prompt ids, or
+        What becomes of an answer that is none of the four after one more try, and of a prompt that the endpoint declines to read (400, 413, 422,
+        451, as content filters do) while it answers others: raise once all others are in, naming prompt ids, or
         count it as no refusal and mark it ``unclear``.
     reply_chars : int
         Longest part of a reply that is sent.
@@ -181,7 +183,7 @@ class EndpointJudge:
         if any(unclear) and self.unclear == "raise":
             named = rows.loc[unclear, "prompt_id"]
             raise DataError(
-                f"{self.name} answered with none of the four outcomes, twice, for {len(named)} of {len(rows)} replies: prompts "
+                f"{self.name} gave none of the four outcomes, or declined to answer, for {len(named)} of {len(rows)} replies: prompts "
                 f"{', '.join(named[:5])}{' ...' if len(named) > 5 else ''}. All other answers are kept. Ask again, take another model, or count "
                 'them as no refusal (unclear="compliance").'
             )
@@ -210,6 +212,9 @@ class EndpointJudge:
         """Ask about each row; the main thread alone writes, as answers come."""
         server = Server(self.url, self.api_key_env, self.timeout, self.retries, self.backoff, threading.Event())
         found: dict[str, str | None] = {}
+        declined: dict[str, Any] = {}  # about one prompt alone, if another one is answered
+        last: EndpointError | None = None
+        answered = bool(self._known())
         failure: EndpointError | None = None
         if self.cache is not None:
             with writing(self.cache):
@@ -227,6 +232,15 @@ class EndpointJudge:
                             continue
                         try:
                             found[row.key] = future.result()
+                        except Declined as error:
+                            declined[row.key] = row
+                            if not (answered or found) and len(declined) >= _HOPELESS and failure is None:
+                                failure = error
+                                server.stopped.set()
+                                for other in waiting:
+                                    other.cancel()
+                            last = error
+                            continue
                         except EndpointError as error:
                             if failure is None and not server.stopped.is_set():
                                 failure = error
@@ -241,6 +255,13 @@ class EndpointJudge:
                 server.stopped.set()
                 for other in waiting:
                     other.cancel()
+        if declined and failure is None and not (answered or found):
+            failure = last
+        if failure is None:
+            for key, row in declined.items():
+                found[key] = None
+                if self.cache is not None:
+                    append_lines(Path(self.cache), [{"key": key, "prompt_id": row.prompt_id, "outcome": None}])
         if failure is not None:
             kept = f"{len(found)} of {len(missing)} answers came" + (f" and are kept in {Path(self.cache).name}" if self.cache is not None else "")
             raise EndpointError(f"{failure} {kept}; the same call asks for the rest.") from failure

@@ -21,12 +21,18 @@ logger = logging.getLogger(__name__)
 
 #: Statuses that may pass by themselves.
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+#: Statuses that are about what was sent, as content filters answer: the next prompt may do.
+ABOUT_THE_PROMPT = frozenset({400, 413, 422, 451})
 LONGEST_WAIT = 120.0
 _MOST_BYTES = 1 << 20
 
 
 class EndpointError(DataError):
     """The endpoint refused, or stayed down through all tries."""
+
+
+class Declined(EndpointError):
+    """The endpoint would not, or could not, answer about this one prompt."""
 
 
 def checked_url(url: str) -> str:
@@ -62,11 +68,11 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 class _Passing(Exception):
-    """A failure that may pass: what it was, and how long the server asks to wait."""
+    """A failure that may pass: what it was, how long the server asks to wait, and whether the server itself is well."""
 
-    def __init__(self, told: str, after: float | None = None) -> None:
+    def __init__(self, told: str, after: float | None = None, *, up: bool = False) -> None:
         super().__init__(told)
-        self.after = after
+        self.after, self.up = after, up
 
 
 @dataclass(frozen=True)
@@ -86,21 +92,21 @@ class Server:
         Raises
         ------
         EndpointError
-            Naming status and prompt id; neither the key nor any text.
+            Naming status and prompt id; neither the key nor any text. :class:`Declined` where it is about this prompt alone.
         """
-        told = "it was not asked"
+        told, up = "it was not asked", False
         for attempt in range(self.retries + 1):
             if self.stopped.is_set():
                 break
             try:
                 return self._once(body, prompt_id)
             except _Passing as failure:
-                told = str(failure)
+                told, up = str(failure), failure.up
                 pause = self.backoff * 2**attempt if failure.after is None else failure.after
                 logger.debug("prompt %s: %s; try %d of %d", prompt_id, told, attempt + 1, self.retries + 1)
                 if attempt < self.retries:
                     self.stopped.wait(min(pause, LONGEST_WAIT))
-        raise EndpointError(
+        raise (Declined if up else EndpointError)(
             f"{self._host} did not answer about prompt {prompt_id} in {self.retries + 1} tries: {told}. Expected an OpenAI-compatible chat endpoint; "
             "look whether it is up, and how many requests it allows."
         )
@@ -125,14 +131,15 @@ class Server:
                 told = f"status {error.code}"
                 if error.code in PASSING:
                     raise _Passing(told, _seconds(error.headers.get("Retry-After"))) from None
-            raise EndpointError(f"{self._host} refused the request about prompt {prompt_id}: {told}. {self._remedy(error.code, bool(key))}") from None
+            kind = Declined if error.code in ABOUT_THE_PROMPT else EndpointError
+            raise kind(f"{self._host} refused the request about prompt {prompt_id}: {told}. {self._remedy(error.code, bool(key))}") from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise _Passing(f"{type(reason).__name__}") from None
         try:
             said = json.loads(content)["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError):
-            raise _Passing("its answer is no chat completion") from None
+            raise _Passing("its answer is no chat completion", up=True) from None
         return said if isinstance(said, str) else ""
 
     def _remedy(self, status: int, with_key: bool) -> str:

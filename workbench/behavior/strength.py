@@ -146,7 +146,7 @@ def strength_sweep(
         If the model breaks down without any edit. Under an edit that ends the branch: what was measured is kept, larger
         strengths of that sign are not tried, and :attr:`StrengthSweep.stopped` names the strength.
     """
-    plan = _checked(strengths, kind, control_strengths, seeds)
+    plan = _checked(np.atleast_1d(strengths).tolist(), kind, control_strengths, seeds)
     asked = grid.select(languages=languages, split=split)
     n_harmful = int(asked.frame["harmful"].sum())
     if n_harmful in (0, len(asked)):

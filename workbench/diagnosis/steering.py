@@ -1,4 +1,4 @@
-"""Act on the model: choose a direction by what it does, then remove it and add it on scored prompts, beside random directions.
+"""Act on the model: choose a direction by what it does, then remove it and add it on scored prompts, beside controls of the same length.
 
 Candidates come from the fit split, the choice of layer, position and strength from the select split, and what is reported from
 the score split. Replies given under an edit are deleted once all are judged; rates are kept.
@@ -24,8 +24,11 @@ from workbench.diagnosis.asked import Asked
 from workbench.diagnosis.measure import needs_more_than_scored, shown_layers
 from workbench.diagnosis.run import Run
 from workbench.directions import Direction, Directions, compare_directions
+from workbench.directions.means import difference_in_means
+from workbench.directions.nulls import shuffle_by_meaning
 from workbench.directions.select import select_direction
 from workbench.errors import DataError, PromptError
+from workbench.geometry.cells import each_layer, labels_of, rows_of
 from workbench.interventions.refusal_score import RefusalTokens
 from workbench.interventions.sweep import sweep_directions
 from workbench.prompts.grid import PromptGrid
@@ -107,15 +110,31 @@ def measure_steering(
     run.save("selection", selection)
     chosen = selection.of(directions)
     chosen.save(run.folder / "results" / "selected_direction.safetensors")
+    controls = _controls(acts, chosen, asked.reference, seed)
     judged = _judged(judge, grid.languages, notes)
     told = {"position": selection.position, "layer": selection.layer, "criterion": criterion, "norm": chosen.norm}
     if judged:
         try:
-            told |= _act(run, asked, chosen, judge, judged, notes, n=n, new_tokens=new_tokens, seed=seed, redact=redact, progress=progress)
+            told |= _act(run, asked, chosen, controls, judge, judged, notes, n=n, new_tokens=new_tokens, seed=seed, redact=redact, progress=progress)
         except (DataError, PromptError) as reason:
             _forget(run.folder / "steered")
             notes.append(("edits", "all", None, f"no replies under edits: {reason}"))
     return Steering(told, pd.DataFrame(notes, columns=_COLUMNS))
+
+
+def _controls(acts: xr.Dataset, chosen: Direction, reference: Sequence[str], seed: int) -> dict[str, np.ndarray]:
+    """Return directions of the same place that know nothing of harm: from permuted labels, and between languages (harmless prompts)."""
+    labels = labels_of(acts)
+    rows = rows_of(labels, split="fit", languages=reference)
+    _, _, states = next(iter(each_layer(acts, rows, layers=[chosen.layer], positions=[chosen.position])))
+    shuffled = shuffle_by_meaning(labels, rows, 1, np.random.default_rng(seed), within_class=True)[0]
+    found = {"permuted labels": difference_in_means(states, shuffled)}
+    part = labels.iloc[rows]
+    first = (part["language"] == reference[0]).to_numpy()
+    harmless = ~part["harmful"].to_numpy()
+    if len(set(reference)) > 1:
+        found["language identity"] = difference_in_means(states[harmless], first[harmless])
+    return {name: unit for name, (unit, norm) in found.items() if norm > 0}
 
 
 def _criterion(
@@ -154,6 +173,7 @@ def _act(
     run: Run,
     asked: Asked,
     chosen: Direction,
+    controls: dict[str, np.ndarray],
     judge: PerLanguageJudge,
     languages: list[str],
     notes: list[tuple[str, str, int | None, str]],
@@ -169,7 +189,7 @@ def _act(
         _forget(replies)  # unless it was stopped between the table and the deletion
         known = run.result("steering")
         return _summary(known.table, known.provenance["strength"], languages, notes)
-    options: dict[str, Any] = {"judge": judge, "max_new_tokens": new_tokens, "progress": progress}
+    options: dict[str, Any] = {"judge": judge, "controls": controls, "max_new_tokens": new_tokens, "progress": progress}
     try:
         tried = strength_sweep(asked.after, grid.select(split="select").limit(n, seed=seed), chosen, STRENGTHS, out=replies / "select", **options)
         # 0 where no strength gains anything, or the model broke down at all of them: then there is nothing to add
@@ -199,7 +219,7 @@ def _forget(folder: Path) -> None:
 
 
 def _summary(table: pd.DataFrame, strength: float | None, languages: list[str], notes: list[tuple[str, str, int | None, str]]) -> dict[str, Any]:
-    """Return per language what the edits did, and the range of the random directions; edits that could not be had are noted."""
+    """Return per language what the edits did, and the range of the control directions; edits that could not be had are noted."""
     if strength is None:
         tried = ", ".join(f"{value:g}" for value in STRENGTHS)
         reason = f"not added: at none of {tried} times its length does the model still reply and refuse more harmless prompts of the select split"
@@ -209,7 +229,7 @@ def _summary(table: pd.DataFrame, strength: float | None, languages: list[str], 
         told[tag] = {}
         for edit, statistic in (("ablate", "harmful_refusal"), ("add", "harmless_refusal")):
             part = table[(table["edit"] == edit) & (table["language"] == tag) & (table["statistic"] == statistic) & (table["strength"] != 0)]
-            own, random = part[part["kind"] == "direction"], part.loc[part["kind"] == "random", "value"]
+            own, controls = part[part["kind"] == "direction"], part.loc[part["kind"] != "direction", "value"]
             if own.empty:
                 if edit == "ablate" or strength is not None:
                     notes.append(("edits", tag, None, f"no {statistic.replace('_', ' ')} under the edit: the model broke down, or was not asked"))
@@ -218,5 +238,5 @@ def _summary(table: pd.DataFrame, strength: float | None, languages: list[str], 
             told[tag]["validated"] = bool(row["validated"])
             name = f"{statistic}_{'without' if edit == 'ablate' else 'with'}_direction"
             told[tag][name] = {key: float(row[key]) for key in ("value", "low", "high")}
-            told[tag][f"{name}_random"] = [float(random.min()), float(random.max())] if len(random) else None
+            told[tag][f"{name}_controls"] = [float(controls.min()), float(controls.max())] if len(controls) else None
     return {"strength": strength, "languages": told}

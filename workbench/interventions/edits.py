@@ -84,7 +84,7 @@ class Add:
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
             raise DataError(f"scale={self.scale!r}: expected one of {', '.join(SCALES)}.{did_you_mean(str(self.scale), SCALES)}")
-        if not np.isfinite(self.strength):
+        if not isinstance(self.strength, int | float | np.number) or not np.isfinite(self.strength):
             raise DataError(f"strength={self.strength!r}: expected a finite number.")
         _ = self._bound(aim_at(self.direction))
 

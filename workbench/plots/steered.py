@@ -1,4 +1,4 @@
-"""What removing a direction and adding it does to refusal in each language, beside random directions of the same length."""
+"""What removing a direction and adding it does to refusal in each language, beside control directions of the same length."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PANELS = {
 
 
 def steered(result: Result | pd.DataFrame) -> go.Figure:
-    """Draw refusal per language without an edit, under it, and under random directions in its place.
+    """Draw refusal per language without an edit, under it, and under control directions (random, of permuted labels, between languages) in its place.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def steered(result: Result | pd.DataFrame) -> go.Figure:
     Returns
     -------
     Figure
-        Rates are shares of prompts, 0 to 1; the pale line spans the random directions. A dagger marks languages in which the judge was not
+        Rates are shares of prompts, 0 to 1; the pale line spans the control directions. A dagger marks languages in which the judge was not
         validated.
     """
     columns = ("edit", "strength", "kind", "language", "tier", "statistic", "value", "low", "high", "n")
@@ -39,13 +39,13 @@ def steered(result: Result | pd.DataFrame) -> go.Figure:
         _, statistic, harmful = _PANELS[edit]
         here = table[(table["edit"] == edit) & (table["statistic"] == statistic)]
         plain = here[(here["kind"] == "direction") & (here["strength"] == 0)]
-        own, others = here[(here["kind"] == "direction") & (here["strength"] != 0)], here[(here["kind"] == "random") & (here["strength"] != 0)]
+        own, others = (here[(here["strength"] != 0) & one] for one in (here["kind"] == "direction", here["kind"] != "direction"))
         if len(others):
             range_of = others.groupby(["language", "tier"], sort=False)["value"].agg(["min", "max"]).reset_index()
             connectors(fig, rows, range_of, cell, "min", "max")
             dots(
-                fig, rows, others, cell, name="random direction, same length", symbol="line-ns-open", opacity=0.35, legend=cell == cells[0],
-                offset=0.0, form=".0%", low="value", high="value",
+                fig, rows, others, cell, name="control direction, same length", symbol="line-ns-open", opacity=0.35, legend=cell == cells[0],
+                offset=0.0, form=".0%", low="value", high="value", extra="direction" if "direction" in others else "",
             )  # fmt: skip
         dots(fig, rows, plain, cell, name="no edit", symbol="x-thin-open", offset=0.24, legend=cell == cells[0], form=".0%", opacity=0.7)
         name = "direction removed" if edit == "ablate" else "direction added"

@@ -67,16 +67,18 @@ def strength(run: RunRecord, table: pd.DataFrame) -> str:
 
 
 def steered(run: RunRecord, table: pd.DataFrame) -> str:
-    """Say what removing and adding did on the score split, beside the random directions."""
+    """Say what removing and adding did on the score split, beside the controls."""
+    from workbench.plots.style import span
+
     said = []
     for edit, statistic, doing in _DONE:
         part = table[(table["edit"] == edit) & (table["statistic"] == statistic) & (table["strength"] != 0)]
-        own, random = part[part["kind"] == "direction"], part[part["kind"] == "random"]
+        own, control = part[part["kind"] == "direction"], part[part["kind"] != "direction"]
         if own.empty:
             continue
         text = f"{doing}: {by_tier(own, 'value', '.0%')}"
-        if not random.empty:
-            text += f" (random directions of the same length: {number(random['value'].min(), '.0%')} to {number(random['value'].max(), '.0%')})"
+        if not control.empty:
+            text += f" ({control['direction'].nunique()} control directions of the same length: {span(control['value'], '.0%')})"
         said.append(text)
     accuracy = table[(table["edit"] == "ablate") & (table["statistic"] == "answer_accuracy") & (table["kind"] == "direction")]
     least, plain = accuracy[(accuracy["strength"] != 0) & accuracy["value"].notna()], accuracy[accuracy["strength"] == 0]
