@@ -67,7 +67,7 @@ def test_bins_ask_for_a_share_of_their_prompts(rng):
 def test_prompts_that_nothing_sufficed_for_are_left_out_and_counted():
     found = fit_ramp(np.array([0.0, 50.0, 100.0, 10.0]), np.array([0.2, 0.1, 0.0, np.nan]))
     assert found.unreached == 0.25 and found.ramp(np.array([0.0]))[0] == pytest.approx(0.2)
-    assert smallest_sufficient([0.2, -0.1, 0.0], np.array([[True, True, False]])).tolist() == [-0.1]
+    assert smallest_sufficient([0.1, -0.2, 0.0], np.array([[True, True, False]])).tolist() == [0.1]
 
 
 def test_what_is_no_law_is_refused():
