@@ -84,6 +84,8 @@ def _table(X: Any) -> np.ndarray:
         raise DataError(f"X is no table of numbers ({error}). Expected states (prompt, hidden), such as GateData.X.") from error
     if states.ndim != 2:
         raise DataError(f"X has shape {states.shape}. Expected 2 axes (prompt, hidden). Reshape your data: X[None] for a single state.")
+    if not states.shape[1]:
+        raise DataError(f"0 feature(s) (shape={states.shape}) while a minimum of 1 is required. Expected states (prompt, hidden).")
     return states
 
 

@@ -69,6 +69,11 @@ class Gate(ClassifierMixin, BaseEstimator):
         """Return one score per row, larger = more harmful; most gates ignore the language."""
         raise NotImplementedError
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
     def fit(self, X: Any, y: Any = None, language: Any = None) -> Self:
         """Learn from the source languages' labelled states.
 
