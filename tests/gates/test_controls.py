@@ -1,11 +1,17 @@
 """The controls decide what they are said to decide, and each says which labels it used."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 
 from tests.support.planted import activations, with_harm
 from workbench.errors import DataError
 from workbench.gates import GateData, gate_data, load_gate, save_gate
+from workbench.gates.adasteer import AdaSteer
+from workbench.gates.cast import CastGate
 from workbench.gates.controls import (
     AlwaysGate,
     KnownDecisions,
@@ -15,6 +21,7 @@ from workbench.gates.controls import (
     permuted_decisions,
     permuted_labels,
 )
+from workbench.gates.latent_guard import LatentGuard
 from workbench.gates.one_direction import DirectionGate
 from workbench.statistics import auroc
 
@@ -119,6 +126,39 @@ def test_a_runner_can_loop_over_all_controls(data, source, scored, rng):
     assert accuracy["oracle"] == 1 and accuracy["always"] == accuracy["never"] == 0.5
     assert max(accuracy[name] for name in accuracy if name.startswith(("random", "permuted"))) < 0.9
     assert "permuted decisions" not in fit_controls(DirectionGate(), source, scored, rng=rng, seeds=1)
+
+
+GATES = (
+    DirectionGate(method="balanced_means"),
+    LatentGuard(n_layers=1),
+    CastGate(signed=True, grid=(-1.0, 1.0, 0.01)),
+    AdaSteer(adapt="anchors"),
+    AlwaysGate(fires=False),
+    RandomDirectionGate(random_state=3),
+    KnownDecisions(),
+)
+
+
+@pytest.mark.parametrize("gate", GATES, ids=lambda gate: type(gate).__name__)
+def test_every_rival_and_control_is_an_estimator_and_refuses_bad_input(gate, source, data):
+    before = gate.get_params()
+    fresh = clone(gate)
+    with pytest.raises(NotFittedError):
+        fresh.predict(source)
+    assert fresh.fit(source) is fresh and fresh.get_params() == before and not hasattr(gate, "thresholds_")
+    assert list(fresh.classes_) == [False, True] and fresh.n_features_in_ == 32 and fresh.place_ == source.place
+    assert all(name.endswith("_") and not name.startswith("_") for name in set(vars(fresh)) - set(before))
+    elsewhere = replace(source, place=replace(source.place, layer=3))
+    with pytest.raises(DataError, match="layer 4 and not 3"):
+        fresh.predict(elsewhere)
+    with pytest.raises(DataError, match="features"):
+        fresh.predict(replace(source, X=source.X[:, :5]))
+    with pytest.raises(DataError, match="same label"):
+        clone(gate).fit(source.take(source.y))
+    with pytest.raises(DataError, match="one language"):
+        fresh.recalibrate(source)
+    with pytest.raises(DataError, match=r"no threshold for language 'qac'|no decision"):
+        fresh.predict(data.select(languages="qac"))
 
 
 def test_too_little_to_permute_is_refused(data, source, scored, rng):
