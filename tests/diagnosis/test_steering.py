@@ -134,5 +134,5 @@ def test_controls_are_of_the_chosen_place_and_know_nothing_of_harm():
     direction = harm_direction(acts, ["qaa", "qab", "qac"]).at(5, "t_post_inst")
     found = steering._controls(acts, direction, ["qaa", "qab", "qac"], seed=0)
     assert set(found) == {"permuted labels", "language identity"}
-    assert all(abs(float(vector @ direction.unit)) < 0.5 for vector in found.values())
+    assert all(abs(float(vector @ direction.unit)) < 1e-9 and np.linalg.norm(vector) == pytest.approx(1) for vector in found.values())
     assert set(steering._controls(acts, direction, ["qaa"], seed=0)) == {"permuted labels"}

@@ -90,9 +90,11 @@ def test_the_demo_finds_a_direction_whose_removal_stops_refusal_and_whose_additi
     for tag, entry in told["languages"].items():
         left, induced = entry["harmful_refusal_without_direction"], entry["harmless_refusal_with_direction"]
         assert left["value"] <= 0.1, tag
+        assert left["value"] < entry["harmful_refusal_without_direction_controls"][0], tag
         assert induced["low"] > entry["harmless_refusal_with_direction_controls"][1], tag
-    high = [entry["harmful_refusal_without_direction_controls"][0] for tag, entry in told["languages"].items() if tag in ("qaa", "qab", "qac")]
-    assert min(high) >= 0.9
+    table = run.result("steering").table.query("edit == 'ablate' and strength != 0 and tier == 'high'")
+    others = table[(table["direction"] != "language identity") & (table["kind"] != "direction")]  # qaa's identity is part of its refusal's words
+    assert others.loc[others["statistic"] == "harmful_refusal", "value"].min() >= 0.9
     assert not (run.folder / "steered").exists()
 
 

@@ -123,7 +123,11 @@ def measure_steering(
 
 
 def _controls(acts: xr.Dataset, chosen: Direction, reference: Sequence[str], seed: int) -> dict[str, np.ndarray]:
-    """Return directions of the same place that know nothing of harm: from permuted labels, and between languages (harmless prompts)."""
+    """Return directions of the same place that know nothing of harm: from permuted labels, and between languages (harmless prompts).
+
+    What of them lies along the chosen direction is taken out, as for the null of permuted training labels: chance leaves some of so
+    large an axis in any difference of means, and a control that pushes along it would be a weaker dose of the same.
+    """
     labels = labels_of(acts)
     rows = rows_of(labels, split="fit", languages=reference)
     _, _, states = next(iter(each_layer(acts, rows, layers=[chosen.layer], positions=[chosen.position])))
@@ -134,7 +138,8 @@ def _controls(acts: xr.Dataset, chosen: Direction, reference: Sequence[str], see
     harmless = ~part["harmful"].to_numpy()
     if len(set(reference)) > 1:
         found["language identity"] = difference_in_means(states[harmless], first[harmless])
-    return {name: unit for name, (unit, norm) in found.items() if norm > 0}
+    beside = {name: unit - float(unit @ chosen.unit) * chosen.unit for name, (unit, norm) in found.items() if norm > 0}
+    return {name: vector / np.linalg.norm(vector) for name, vector in beside.items() if np.linalg.norm(vector) > 1e-6}
 
 
 def _criterion(
