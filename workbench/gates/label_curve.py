@@ -88,7 +88,8 @@ def label_curve(
     Notes
     -----
     Intervals: jackknife over scored meanings and over draws, their variances added (:func:`workbench.statistics.two_way_interval`); where no
-    decision ever differs, the Wilson interval of the rates over meanings.
+    decision ever differs, the Wilson interval of the rates over meanings. Draws come from the meanings at hand: how another set of them would do is
+    not in the interval.
     """
     names = _checked(policies, draws, examples, score)
     if any(k != int(k) or k < 0 for k in ks) or not len(ks):
