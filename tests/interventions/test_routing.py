@@ -857,6 +857,7 @@ def test_on_the_organism_the_gate_decides_in_generation_as_it_does_on_captured_s
     assert PromptLanguages.of(grid).declared == dict(zip(data.prompt_id, data.language, strict=True))
 
 
+@pytest.mark.slow
 def test_the_example_serves_a_saved_gate_line_by_line(organism, tmp_path):
     chat, grid, acts, _, gate = organism
     save_gate(gate, tmp_path / "gate.safetensors")

@@ -138,6 +138,7 @@ def test_either_criterion_tells_the_direction_that_was_built_in_from_random_ones
     assert built["induce"] > max(0.5, control["induce"].quantile(0.75)) and control["induce"].median() < 0
 
 
+@pytest.mark.slow
 def test_on_the_organism_both_criteria_order_the_candidates_alike(tmp_path):
     chat = load_model("organism:aligned", check=False)
     grid, tags = load_prompts("organism").limit(16), ["qaa", "qab"]

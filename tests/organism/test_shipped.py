@@ -117,6 +117,7 @@ def test_the_pretrained_base_has_a_bottleneck_too():
     assert 2 <= found["layer"] <= 6
 
 
+@pytest.mark.slow
 def test_the_cards_were_measured_on_these_weights():
     for name in ("base", "helpful", "aligned"):
         card = (WEIGHTS / name / "README.md").read_text(encoding="utf-8")
@@ -126,6 +127,7 @@ def test_the_cards_were_measured_on_these_weights():
             assert told == pytest.approx([row.harmful_refusal, row.harmless_refusal, row.answer_accuracy], abs=0.0051)
 
 
+@pytest.mark.slow
 def test_it_answers_in_another_language_when_told_so():
     table = behaviour(WEIGHTS / "aligned", World(0))
     assert table["answered_elsewhere"].dropna().min() >= 0.85
