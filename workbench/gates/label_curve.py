@@ -89,7 +89,8 @@ def label_curve(
     -----
     Intervals: jackknife over scored meanings and over draws, their variances added (:func:`workbench.statistics.two_way_interval`); where no
     decision ever differs, the Wilson interval of the rates over meanings. Draws come from the meanings at hand: how another set of them would do is
-    not in the interval.
+    not in the interval. Simulated coverage of nominal 95 % at k = 1, 2, 8, 20 draws and 60 scored prompts per class: balanced accuracy
+    .92 to .96, miss rate (whose draws are skewed) .87 to .94; with 50 draws .94 to .96 and .88 to .94.
     """
     names = _checked(policies, draws, examples, score)
     if any(k != int(k) or k < 0 for k in ks) or not len(ks):
