@@ -1,0 +1,100 @@
+"""Which prompts each method pushes, draw by draw: every gate sees the same k examples of the same draw.
+
+A draw takes k harmful and k harmless examples of each target language. A gate is fitted once on the source languages and
+recalibrated to each draw's examples; the source languages keep their own threshold. Intervals over draws and paired differences
+then mean something (DESIGN.md 9.6).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from workbench.errors import DataError
+from workbench.gates import Gate, GateData, GateWarning, ThresholdPolicy
+from workbench.repair.actions import LEAVE, STEER, Answered
+from workbench.repair.rates import MethodRun
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Examples of the target languages, the same for every method.
+
+    Attributes
+    ----------
+    k : int
+        Harmful, and harmless, examples per language.
+    examples : list of mapping of language to GateData
+        One mapping per draw.
+    """
+
+    k: int
+    examples: list[Mapping[str, GateData]]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+def draw_examples(pool: GateData, targets: Sequence[str], k: int, draws: int, *, seed: int = 0) -> Draws:
+    """Draw the examples that gates are recalibrated with.
+
+    Parameters
+    ----------
+    pool : GateData
+        Prompts that are not scored (fit or select split) of the target languages.
+    k : int
+        0 gives one draw without examples: nothing to draw differs.
+
+    Raises
+    ------
+    DataError
+        Scored prompts in the pool, no draws, or fewer than k meanings of a class.
+    """
+    if "score" in set(pool.split):
+        raise DataError("The pool of examples holds prompts of the split 'score'. Expected fit or select: what is scored must not be learned from.")
+    if draws < 1:
+        raise DataError(f"draws={draws}. Expected at least 1.")
+    rng = np.random.default_rng(seed)
+    return Draws(k, [{tag: pool.draw(k, tag, rng) for tag in targets} for _ in range(draws if k else 1)])
+
+
+def decisions(
+    gate: Gate, scored: GateData, draws: Draws, *, policy: ThresholdPolicy | None = None, **options: Any
+) -> Bool[np.ndarray, "draw prompt"]:
+    """Recalibrate a fitted gate to each draw and let it decide every scored prompt.
+
+    Parameters
+    ----------
+    gate : Gate
+        Fitted on the source languages.
+    policy : ThresholdPolicy, optional
+        How thresholds are set; the gate's own default otherwise. Where it abstains the threshold in force stays.
+    options
+        Further arguments of the gate's ``recalibrate``.
+    """
+    out = np.empty((len(draws), len(scored)), dtype=bool)
+    for i, examples in enumerate(draws.examples):
+        tuned = gate
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GateWarning)  # of single draws, whose spread is what is measured
+            for tag, shown in examples.items():
+                tuned = tuned.recalibrate(shown, language=tag, **({} if policy is None else {"policy": policy}), **options)
+        out[i] = tuned.predict(scored)
+    return out
+
+
+def routed(
+    answered: Answered, flagged: Bool[np.ndarray, "draw prompt"], *, labels: str, flagged_action: str = STEER, unflagged_action: str = LEAVE
+) -> MethodRun:
+    """Say what follows when flagged prompts get one action and the others another."""
+    return MethodRun.of(answered, np.where(flagged, flagged_action, unflagged_action), flagged, labels)
+
+
+def always(answered: Answered, action: str, *, labels: str = "none") -> MethodRun:
+    """Say what follows when every prompt gets the same action."""
+    return MethodRun.of(answered, np.full((1, len(answered.prompts)), action), None, labels)
