@@ -2,7 +2,7 @@
 
 An edit acts on a row by itself, so a prompt's reply under "steer" does not depend on which other prompts were steered. Each prompt
 is therefore answered once per action, and every gate, policy and draw of examples is scored from that table exactly as if it had
-been generated anew (:mod:`tests.repair.test_actions` compares with replies under a route).
+been generated anew (tests/repair/test_gate.py compares with replies under a route).
 """
 
 from __future__ import annotations
