@@ -7,6 +7,7 @@ from workbench.plots.agreement import judge_agreement
 from workbench.plots.cosines import direction_cosines
 from workbench.plots.harm_variance import harm_variance
 from workbench.plots.lens import language_track
+from workbench.plots.methods import selectivity_by_method
 from workbench.plots.nulls import auroc_with_nulls
 from workbench.plots.pca import clusters
 from workbench.plots.ranking import auroc_by_layer
@@ -39,6 +40,7 @@ __all__ = [
     "refusal_gap",
     "retrieval_by_layer",
     "selection_curves",
+    "selectivity_by_method",
     "separation",
     "separation_change",
     "silhouettes",
