@@ -58,7 +58,7 @@ _PUBLIC = {
     "Compose": "workbench.interventions",
     "orthogonalised": "workbench.interventions",
     "sweep_directions": "workbench.interventions.sweep",
-    "RefusalTokens": "workbench.interventions.refusal_score",
+    "RefusalTokens": "workbench.interventions",
     "refusal_tokens": "workbench.behavior.first_token",
     "strength_sweep": "workbench.behavior.strength",
     "choose_strength": "workbench.behavior.strength",

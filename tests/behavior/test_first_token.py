@@ -11,7 +11,7 @@ from tests.tiny import build_grid
 from workbench.behavior.first_token import FirstTokenJudge, refusal_tokens
 from workbench.errors import DataError, ModelCheckError, PromptError
 from workbench.interventions import Add
-from workbench.interventions.refusal_score import RefusalTokens
+from workbench.interventions.refusal_tokens import RefusalTokens
 from workbench.models.next_token import next_logits
 from workbench.prompts import PromptGrid
 

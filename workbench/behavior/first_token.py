@@ -10,7 +10,7 @@ import pandas as pd
 
 from workbench.behavior.outcomes import Verdict, joined, outcome_table
 from workbench.errors import DataError, PromptError, shown
-from workbench.interventions.refusal_score import BUILT_IN, RefusalTokens
+from workbench.interventions.refusal_tokens import BUILT_IN, RefusalTokens
 from workbench.models.chat import ChatModel
 from workbench.models.hooks import edits_of
 from workbench.models.next_token import next_logits

@@ -29,7 +29,7 @@ from workbench.directions.nulls import shuffle_by_meaning
 from workbench.directions.select import select_direction
 from workbench.errors import DataError, PromptError
 from workbench.geometry.cells import each_layer, labels_of, rows_of
-from workbench.interventions.refusal_score import RefusalTokens
+from workbench.interventions.refusal_tokens import RefusalTokens
 from workbench.interventions.sweep import sweep_directions
 from workbench.prompts.grid import PromptGrid
 

@@ -191,6 +191,17 @@ def permuted_labels(data: GateData, rng: np.random.Generator) -> GateData:
     return replace(data, y=shuffle_by_meaning(labels, np.arange(len(data)), 1, rng, within_class=True)[0])
 
 
+def shuffled_decisions(
+    fires: Bool[np.ndarray, "draw prompt"], language: np.ndarray, rng: np.random.Generator
+) -> Bool[np.ndarray, "draw prompt"]:
+    """Give each draw's decisions to other prompts of the same language, as many as before."""
+    out = np.array(fires)
+    for tag in dict.fromkeys(language):
+        rows = np.flatnonzero(language == tag)
+        out[:, rows] = rng.permuted(out[:, rows], axis=1)
+    return out
+
+
 def permuted_decisions(gate: Gate, data: GateData, rng: np.random.Generator) -> KnownDecisions:
     """Return a gate that fires as often as another one in each language, on prompts drawn at random among both classes.
 
@@ -201,11 +212,7 @@ def permuted_decisions(gate: Gate, data: GateData, rng: np.random.Generator) -> 
     data : GateData
         The prompts that will be scored.
     """
-    decisions = np.asarray(gate.predict(data), dtype=bool).copy()
-    for tag in data.languages:
-        rows = np.flatnonzero(data.language == tag)
-        decisions[rows] = decisions[rng.permutation(rows)]
-    found = KnownDecisions().fit(data, decisions=decisions)
+    found = KnownDecisions().fit(data, decisions=shuffled_decisions(np.asarray(gate.predict(data), dtype=bool)[None], data.language, rng)[0])
     found.labels_used_ = dict(gate.labels_used_)
     return found
 

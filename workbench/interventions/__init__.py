@@ -9,7 +9,8 @@ Examples
 
 from workbench.interventions.decisions import Decision, Decisions
 from workbench.interventions.edits import Ablate, Add, Compose, Patch
-from workbench.interventions.refusal_score import RefusalTokens, next_token_kl, refusal_score
+from workbench.interventions.refusal_score import next_token_kl, refusal_score
+from workbench.interventions.refusal_tokens import RefusalTokens
 from workbench.interventions.routing import Route
 from workbench.interventions.scopes import SCOPES
 from workbench.interventions.sweep import sweep_directions

@@ -22,7 +22,8 @@ from workbench.directions.select import ALL, DirectionScores
 from workbench.errors import DataError, ModelCheckError, did_you_mean
 from workbench.interventions.aim import aim_at
 from workbench.interventions.edits import Ablate, Add
-from workbench.interventions.refusal_score import RefusalTokens, next_token_kl
+from workbench.interventions.refusal_score import next_token_kl
+from workbench.interventions.refusal_tokens import RefusalTokens
 from workbench.interventions.sweep_file import SweepFile
 from workbench.interventions.token_free import TokenFree
 from workbench.models.chat import ChatModel, Tokens

@@ -21,7 +21,7 @@ from workbench.errors import DataError
 from workbench.gates import BalancedF1, Gate, GateData, RecalibratedGate, Shrinkage, ThresholdPolicy, gate_data
 from workbench.gates.adasteer import AdaSteer
 from workbench.gates.cast import CastGate
-from workbench.gates.controls import permuted_labels
+from workbench.gates.controls import permuted_labels, shuffled_decisions
 from workbench.gates.latent_guard import LatentGuard
 from workbench.gates.one_direction import DirectionGate
 from workbench.gates.row_strengths import row_strengths
@@ -164,21 +164,12 @@ def _gated(answered: Answered, source: GateData, score: GateData, examples: Draw
         runs[name] = routed(answered, flagged, labels=told)
         if name == GATE:
             runs[f"{GATE}, others relaxed"] = routed(answered, flagged, labels=told, unflagged_action=RELAX)
-            runs["gate, permuted decisions"] = routed(answered, _shuffled(score, flagged, seed), labels=told)
+            runs["gate, permuted decisions"] = routed(answered, shuffled_decisions(flagged, score.language, np.random.default_rng(seed)), labels=told)
     runs["gate, no examples"] = routed(answered, decisions(RecalibratedGate().fit(source), score, none), labels="none")
     broken = RecalibratedGate().fit(permuted_labels(source, np.random.default_rng(seed)))
     runs["gate, permuted labels"] = routed(answered, decisions(broken, score, examples, policy=BalancedF1()), labels=told)
     runs[ORACLE] = routed(answered, score.y[None], labels="all")
     return runs
-
-
-def _shuffled(score: GateData, flagged: np.ndarray, seed: int) -> np.ndarray:
-    """Give each draw's decisions to other prompts of the same language."""
-    rng, out = np.random.default_rng(seed), flagged.copy()
-    for tag in score.languages:
-        rows = np.flatnonzero(score.language == tag)
-        out[:, rows] = rng.permuted(flagged[:, rows], axis=1)
-    return out
 
 
 def _graded(
