@@ -78,7 +78,7 @@ _PUBLIC = {
     "choose_judge": "workbench.behavior.judges",
     "refusal_rates": "workbench.behavior.refusal",
     "diagnose": "workbench.diagnosis.diagnose",
-    "Run": "workbench.diagnosis.run",
+    "Run": "workbench.runs.folder",
     "build_report": "workbench.report.build",
     "Result": "workbench.results",
     "WorkbenchError": "workbench.errors",
@@ -91,11 +91,11 @@ if TYPE_CHECKING:
     from workbench.activations.store import open_store as open_store
     from workbench.behavior.generate import generate as generate
     from workbench.diagnosis.diagnose import diagnose as diagnose
-    from workbench.diagnosis.run import Run as Run
     from workbench.models.load import load_model as load_model
     from workbench.prompts.grid import PromptGrid as PromptGrid
     from workbench.prompts.sources import load_prompts as load_prompts
     from workbench.report.build import build_report as build_report
+    from workbench.runs.folder import Run as Run
 
 
 def __getattr__(name: str) -> Any:

@@ -16,8 +16,8 @@ from workbench.behavior.choice import JudgeChoice
 from workbench.behavior.judges import MarkerJudge, PerLanguageJudge, StereotypeJudge, choose_judge
 from workbench.diagnosis import measure
 from workbench.diagnosis.diagnose import diagnose
-from workbench.diagnosis.run import Run
 from workbench.errors import DataError, StoreMismatchError
+from workbench.runs.folder import Run
 
 URL = "http://127.0.0.1:9/v1"
 

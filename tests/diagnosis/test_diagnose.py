@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 
-from workbench.diagnosis.asked import ask
 from workbench.diagnosis.diagnose import diagnose
 from workbench.errors import ModelError, PromptError, StoreMismatchError
 from workbench.models.load import load_model
@@ -17,6 +16,7 @@ from workbench.organism.train import train
 from workbench.prompts import load_prompts
 from workbench.prompts.grid import PromptGrid
 from workbench.report.build import build_report
+from workbench.runs.asked import ask
 
 TABLES = {
     "auroc",

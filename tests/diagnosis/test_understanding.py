@@ -18,9 +18,7 @@ def retrieval(value, low, high, null, control):
     return answers(value, low, high).assign(null_95=null, control=control)
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "expected"), [(0.93, 0.99, "yes"), (0.0, 0.04, "no"), (0.4, 0.6, "not enough evidence"), (0.3, 0.5, "no")]
-)
+@pytest.mark.parametrize(("low", "high", "expected"), [(0.93, 0.99, "yes"), (0.0, 0.04, "no"), (0.4, 0.6, "not enough evidence"), (0.3, 0.5, "no")])
 def test_an_answer_key_decides_by_its_lower_bound(low, high, expected):
     table = understanding(TIERS, answers=answers((low + high) / 2, low, high), retrieval=retrieval(1, 1, 1, 0, 0), bits=None)
     assert table["understood"].tolist() == [expected]

@@ -154,9 +154,7 @@ def test_unlabelled_matching_finds_a_planted_shift_and_stretch(method, rng):
 
 def test_one_heap_cannot_tell_where_the_classes_part(rng):
     sources = context().sources
-    abstained = [
-        MomentMatching("mixture").choose(NONE, NONE, Context(sources, scores_unlabelled=rng.normal(-1, 1, 150))).abstains for _ in range(40)
-    ]
+    abstained = [MomentMatching("mixture").choose(NONE, NONE, Context(sources, scores_unlabelled=rng.normal(-1, 1, 150))).abstains for _ in range(40)]
     assert np.mean(abstained) >= 0.95
     assert two_heaps(rng.normal(size=300)).evidence < 10
 
@@ -165,9 +163,7 @@ def test_a_known_share_mends_what_a_wrong_share_spoils(rng):
     sources = context()
     unlabelled = np.concatenate([rng.normal(2, 1, 40), rng.normal(-2, 1, 360)])
     source = policy_named("balanced_f1").choose(NONE, NONE, sources).threshold
-    told, assumed = (
-        MomentMatching(prevalence=p).choose(NONE, NONE, Context(sources.sources, scores_unlabelled=unlabelled)) for p in (0.1, None)
-    )
+    told, assumed = (MomentMatching(prevalence=p).choose(NONE, NONE, Context(sources.sources, scores_unlabelled=unlabelled)) for p in (0.1, None))
     assert abs(told.threshold - source) < 0.2 < abs(assumed.threshold - source)
     assert "50% of the unlabelled prompts" in assumed.caution and "Pass prevalence=" in assumed.caution and not told.caution
 

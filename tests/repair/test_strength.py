@@ -22,9 +22,7 @@ def setting():
 
 def test_the_weakest_strength_that_comes_close_to_the_best_is_chosen(setting):
     chat, grid, direction, judge = setting
-    found = oracle_strength(
-        chat, grid, direction, judge, targets=["qad", "qae"], strengths=[0.25, 1.0, 1.25, 3.0], max_new_tokens=4, progress=False
-    )
+    found = oracle_strength(chat, grid, direction, judge, targets=["qad", "qae"], strengths=[0.25, 1.0, 1.25, 3.0], max_new_tokens=4, progress=False)
     table = found.table.set_index("strength")
     close = table.index[table["selectivity"] >= table["selectivity"].max() - CLOSE]
     assert found.strength == close.min() and table["chosen"].sum() == 1

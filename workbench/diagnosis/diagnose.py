@@ -17,9 +17,7 @@ from workbench.activations.capture import capture
 from workbench.behavior.choice import ASKING, JudgeChoice, as_choice, sends, spec_of
 from workbench.behavior.judges import PerLanguageJudge, choose_judge, read_refusals
 from workbench.diagnosis import measure
-from workbench.diagnosis.asked import Asked, ask, chat_of, grid_of, listed
 from workbench.diagnosis.geometry import measure_geometry
-from workbench.diagnosis.run import Run, write_json
 from workbench.diagnosis.steering import measure_steering
 from workbench.diagnosis.summary import summarise
 from workbench.diagnosis.understanding import understanding
@@ -28,6 +26,9 @@ from workbench.errors import DataError
 from workbench.models.chat import ChatModel
 from workbench.models.load import load_model, untrained_like
 from workbench.prompts.grid import PromptGrid
+from workbench.runs.asked import Asked, ask, chat_of, grid_of, listed
+from workbench.runs.folder import Run, write_json
+from workbench.runs.setting import enough_tokens, is_organism, labels_hash, prompt_table
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def diagnose(
     spec = {
         "model": after.provenance(),
         "before": None if before is None else before.name if isinstance(before, ChatModel) else str(before),
-        "prompts": grid.provenance | {"hash": grid.hash, "labels": measure.labels_hash(grid, refusals)},
+        "prompts": grid.provenance | {"hash": grid.hash, "labels": labels_hash(grid, refusals)},
         "reference": listed(reference),
         "limit": limit,
         "null_seeds": null_seeds,
@@ -145,7 +146,7 @@ def diagnose(
         "judge_fallback": spec_of(fallback),
     }
     found = Run.earlier(out, spec)
-    new_tokens = max_new_tokens or measure.enough_tokens(after, grid)
+    new_tokens = max_new_tokens or enough_tokens(after, grid)
     if refusals is not None:
         read_refusals(refusals)
     earlier = None
@@ -173,7 +174,7 @@ def diagnose(
         reference=asked.reference,
         languages={tag: {"name": asked.grid.names.get(tag, tag), "tier": tier} for tag, tier in asked.grid.tiers.items()},
         splits={k: v for k, v in asked.grid.provenance.items() if k.startswith("split")} or "as the set has them",
-        organism=measure.is_organism(after),
+        organism=is_organism(after),
     )
     run.save("dropped", asked.dropped)
     _measure(run, asked, judge=chosen, new_tokens=new_tokens, null_seeds=null_seeds, steer=steer, seed=seed, redact=redact, progress=progress)
@@ -221,7 +222,7 @@ def _measure(
         capture(untrained_like(asked.after, s), grid, positions=POSITIONS, store=stores / f"untrained-{s}.zarr", progress=progress)
         for s in range(seed, seed + null_seeds)
     ]
-    run.save("prompts", measure.prompt_table(acts, grid))
+    run.save("prompts", prompt_table(acts, grid))
     run.save("tokens_per_character", measure.tokens_per_character(acts))
 
     layers, represented, auroc, thresholds = _harm(run, asked, acts, earlier, untrained, seed)

@@ -10,12 +10,12 @@ import pandas as pd
 import xarray as xr
 
 from workbench.diagnosis import measure
-from workbench.diagnosis.asked import Asked
-from workbench.diagnosis.run import Run
 from workbench.errors import WorkbenchError
 from workbench.geometry.bottleneck import Bottleneck
 from workbench.models.chat import ChatModel
 from workbench.prompts.grid import PromptGrid
+from workbench.runs.asked import Asked
+from workbench.runs.folder import Run
 
 logger = logging.getLogger(__name__)
 
@@ -80,9 +80,7 @@ def _language_against_meaning(run: Run, models: Sequence[tuple[str, xr.Dataset]]
     return run.result("bottleneck").table
 
 
-def _similarity(
-    run: Run, compared: Sequence[str], models: Sequence[tuple[str, xr.Dataset]], untrained: xr.Dataset | None, seed: int
-) -> None:
+def _similarity(run: Run, compared: Sequence[str], models: Sequence[tuple[str, xr.Dataset]], untrained: xr.Dataset | None, seed: int) -> None:
     from workbench.geometry import retrieval, similarity
 
     # nothing is fitted for retrieval, so the fit meanings may be scored: only those that choose the layer may not

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import unicodedata
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,28 +15,16 @@ from workbench.behavior.endpoint import EndpointJudge
 from workbench.behavior.generate import generate
 from workbench.behavior.outcomes import Judge, check_outcomes
 from workbench.behavior.refusal import refusal_rates
-from workbench.diagnosis.run import Run
 from workbench.models.chat import ChatModel
 from workbench.models.compression import bits_per_byte
 from workbench.prompts.grid import PromptGrid
+from workbench.runs.folder import Run
+from workbench.runs.setting import needs_more_than_scored
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_NEW_TOKENS = 48
 BITS_PROMPTS = 40  # harmless prompts per language whose text is weighed
 MOST_LAYERS = 13  # layers that a scatter with a slider shows
-
-
-def is_organism(chat: ChatModel) -> bool:
-    """Whether the model is an organism, whose results say nothing about real languages."""
-    return chat.path is not None and (chat.path / "organism.json").exists()
-
-
-def prompt_table(acts: xr.Dataset, grid: PromptGrid) -> pd.DataFrame:
-    """List the prompts measured, by id and labels, without their text."""
-    columns = ["prompt_id", "meaning_id", "language", "tier", "harmful", "category", "split", "source"]
-    sizes = pd.DataFrame({"prompt_id": acts["prompt"].values.astype(str), "n_tokens": acts["n_tokens"].values, "n_chars": acts["n_chars"].values})
-    return grid.frame[columns].merge(sizes, on="prompt_id", how="left")
 
 
 def mean_interval(values: np.ndarray, rng: np.random.Generator, resamples: int = 500) -> tuple[float, float, float]:
@@ -80,15 +66,6 @@ def _character_class(text: str) -> str:
     folded = unicodedata.normalize("NFKC", last)
     folded = {"。": ".", "؟": "?", "।": ".", "።": "."}.get(folded, folded)
     return folded if unicodedata.category(folded[0]).startswith("P") else "letter"
-
-
-def labels_hash(grid: PromptGrid, refusals: str | Path | None) -> str:
-    """sha256 (16 hex digits) over everything of a grid, and of a file of refusals, that can change a number."""
-    frame = grid.frame.sort_values("prompt_id")
-    digest = hashlib.sha256(frame[sorted(frame.columns)].to_csv(index=False).encode())
-    if refusals is not None:
-        digest.update(Path(refusals).read_bytes() if Path(refusals).is_file() else b"")
-    return digest.hexdigest()[:16]
 
 
 def rows_of(acts: xr.Dataset, part: PromptGrid) -> np.ndarray:
@@ -230,17 +207,3 @@ def sending(judge: Any, replies: pd.DataFrame, grid: PromptGrid) -> str | None:
         mine = replies[replies["prompt_id"].isin(part.frame["prompt_id"])]
         told.append(f"Sending the text of {len(mine)} prompts and replies to {remote.url} ({remote.model}): {remote.estimate(mine, part)}.")
     return " ".join(told) or None
-
-
-def needs_more_than_scored(judge: Any) -> bool:
-    """Whether a judge learns from replies to prompts that are not scored."""
-    return bool(getattr(judge, "learns", False))
-
-
-def enough_tokens(chat: ChatModel, grid: PromptGrid) -> int:
-    """Room for the longest keyed reply where there is a key, else for the beginning of an answer."""
-    if "answer" not in grid.frame or grid.frame["answer"].isna().all():
-        return DEFAULT_NEW_TOKENS
-    keys = [grid.frame["answer"].dropna()] + ([grid.frame["refusal"].dropna()] if "refusal" in grid.frame else [])
-    texts = pd.unique(pd.concat(keys)).tolist()
-    return 2 + max(len(ids) for ids in chat.tokenizer(texts, add_special_tokens=False)["input_ids"])

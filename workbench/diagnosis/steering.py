@@ -17,26 +17,20 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from workbench.behavior.first_token import FirstTokenJudge, refusal_tokens
 from workbench.behavior.judges import PerLanguageJudge
 from workbench.behavior.strength import choose_strength, strength_sweep
-from workbench.diagnosis.asked import Asked
-from workbench.diagnosis.measure import needs_more_than_scored, shown_layers
-from workbench.diagnosis.run import Run
+from workbench.diagnosis.measure import shown_layers
 from workbench.directions import Direction, Directions, compare_directions
 from workbench.directions.means import difference_in_means
 from workbench.directions.nulls import shuffle_by_meaning
-from workbench.directions.select import select_direction
 from workbench.errors import DataError, PromptError
 from workbench.geometry.cells import each_layer, labels_of, rows_of
-from workbench.interventions.refusal_tokens import RefusalTokens
-from workbench.interventions.sweep import sweep_directions
-from workbench.prompts.grid import PromptGrid
+from workbench.runs.asked import Asked
+from workbench.runs.folder import Run
+from workbench.runs.selected import judged_under_edits, selected_direction
 
 logger = logging.getLogger(__name__)
 
-#: Meanings per class and language that candidates are tried on (Arditi et al. 2024 take 32).
-TRIED = 32
 #: Multiples of the difference in means that are tried when adding.
 STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0)
 _COLUMNS = ["what", "language", "n", "reason"]
@@ -96,23 +90,15 @@ def measure_steering(
     if not n:
         notes.append(("edits", "all", None, "not asked for (--steer 0)"))
         return Steering({}, pd.DataFrame(notes, columns=_COLUMNS))
-    tokens, criterion = _criterion(chat, grid, asked.reference, notes)
     try:
-        scores = sweep_directions(
-            chat, grid, directions, tokens=tokens, criterion=criterion, languages=asked.reference, n=TRIED, seed=seed,
-            store=run.folder / "results" / "direction_scores.jsonl", progress=progress,
-        )  # fmt: skip
-        run.save("direction_scores", scores)
-        selection = select_direction(scores, n_layers=chat.n_layers)
+        found = selected_direction(run, chat, grid, directions, reference=asked.reference, notes=notes, seed=seed, progress=progress)
     except DataError as reason:
         notes.append(("edits", "all", None, f"no direction was chosen: {reason}"))
         return Steering({}, pd.DataFrame(notes, columns=_COLUMNS))
-    run.save("selection", selection)
-    chosen = selection.of(directions)
-    chosen.save(run.folder / "results" / "selected_direction.safetensors")
+    chosen, selection = found.direction, found.selection
     controls = _controls(acts, chosen, asked.reference, seed)
-    judged = _judged(judge, grid.languages, notes)
-    told = {"position": selection.position, "layer": selection.layer, "criterion": criterion, "norm": chosen.norm}
+    judged = judged_under_edits(judge, grid.languages, notes)
+    told = {"position": selection.position, "layer": selection.layer, "criterion": found.criterion, "norm": chosen.norm}
     if judged:
         try:
             told |= _act(run, asked, chosen, controls, judge, judged, notes, n=n, new_tokens=new_tokens, seed=seed, redact=redact, progress=progress)
@@ -140,38 +126,6 @@ def _controls(acts: xr.Dataset, chosen: Direction, reference: Sequence[str], see
         found["language identity"] = difference_in_means(states[harmless], first[harmless])
     beside = {name: unit - float(unit @ chosen.unit) * chosen.unit for name, (unit, norm) in found.items() if norm > 0}
     return {name: vector / np.linalg.norm(vector) for name, vector in beside.items() if np.linalg.norm(vector) > 1e-6}
-
-
-def _criterion(
-    chat: Any, grid: PromptGrid, reference: Sequence[str], notes: list[tuple[str, str, int | None, str]]
-) -> tuple[RefusalTokens | None, str]:
-    """Score by refusal tokens where every reference language has some, else without tokens."""
-    tokens = refusal_tokens(chat, grid)
-    missing = [tag for tag in reference if tag not in tokens.ids]
-    if not missing:
-        return tokens, "refusal_tokens"
-    reason = "no refusal tokens are known for it: candidates were scored by their states (token-free criterion)"
-    notes.extend(("selection", tag, None, reason) for tag in missing)
-    return None, "token_free"
-
-
-def _judged(judge: PerLanguageJudge, languages: Sequence[str], notes: list[tuple[str, str, int | None, str]]) -> list[str]:
-    """Return the languages whose replies under an edit can be judged here."""
-    kept = []
-    for tag in languages:
-        own = judge.judges[tag]
-        reason = ""
-        if needs_more_than_scored(own):
-            reason = "its judge learns what a refusal is from unedited replies"
-        elif isinstance(own, FirstTokenJudge):
-            reason = "its judge was measured on the model without edits"
-        elif getattr(own, "send_to", None) is not None:
-            reason = "its judge would send further replies to a server"
-        if reason:
-            notes.append(("edits", tag, None, f"no replies under edits: {reason}"))
-        else:
-            kept.append(tag)
-    return kept
 
 
 def _act(

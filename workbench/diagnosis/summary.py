@@ -71,9 +71,7 @@ def summarise(
         entry["auroc"] = {}
         chosen = represented[represented["language"] == tag].set_index("position")
         for position, row in chosen.iterrows():
-            at = auroc[
-                (auroc["model"] == "after") & (auroc["position"] == position) & (auroc["language"] == tag) & (auroc["layer"] == row["layer"])
-            ]
+            at = auroc[(auroc["model"] == "after") & (auroc["position"] == position) & (auroc["language"] == tag) & (auroc["layer"] == row["layer"])]
             n = int(at["n_harmful"].iloc[0] + at["n_harmless"].iloc[0]) if len(at) else None
             value = figure(row, "auroc", n=n)
             entry["auroc"][position] = None if value is None else value | {"layer": int(row["layer"]), "represented": bool(row["represented"])}

@@ -83,10 +83,7 @@ def _by_retrieval(row: pd.Series | None, bits: pd.Series | None) -> dict[str, ob
         return None
     bar = float(max(HALF, row["null_95"], row["control"] if pd.notna(row["control"]) else 0.0))
     decided = _verdict(row["low"], row["high"], bar)
-    said = (
-        f"translation retrieval {row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f}) against "
-        f"{row['null_95']:.2f} for shuffled meanings"
-    )
+    said = f"translation retrieval {row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f}) against {row['null_95']:.2f} for shuffled meanings"
     if pd.notna(row["control"]):
         said += f" and {row['control']:.2f} for the same network untrained"
     if bits is not None:

@@ -191,9 +191,7 @@ def permuted_labels(data: GateData, rng: np.random.Generator) -> GateData:
     return replace(data, y=shuffle_by_meaning(labels, np.arange(len(data)), 1, rng, within_class=True)[0])
 
 
-def shuffled_decisions(
-    fires: Bool[np.ndarray, "draw prompt"], language: np.ndarray, rng: np.random.Generator
-) -> Bool[np.ndarray, "draw prompt"]:
+def shuffled_decisions(fires: Bool[np.ndarray, "draw prompt"], language: np.ndarray, rng: np.random.Generator) -> Bool[np.ndarray, "draw prompt"]:
     """Give each draw's decisions to other prompts of the same language, as many as before."""
     out = np.array(fires)
     for tag in dict.fromkeys(language):

@@ -121,9 +121,7 @@ class GateData:
         parts = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "place"}
         return GateData(**parts, place=self.place)
 
-    def select(
-        self, *, split: str | None = None, languages: Sequence[str] | str | None = None, meanings: Collection[str] | None = None
-    ) -> GateData:
+    def select(self, *, split: str | None = None, languages: Sequence[str] | str | None = None, meanings: Collection[str] | None = None) -> GateData:
         """Return the rows of a split, of some languages and of some meanings, in their order.
 
         Raises
@@ -178,9 +176,7 @@ class GateData:
         return part.take(np.array(rows, dtype=int))
 
 
-def gate_data(
-    acts: xr.Dataset, layer: int, position: str, split: str | None = None, languages: Sequence[str] | None = None
-) -> GateData:
+def gate_data(acts: xr.Dataset, layer: int, position: str, split: str | None = None, languages: Sequence[str] | None = None) -> GateData:
     """Read the states of one layer and position with their labels; nothing else is read.
 
     Parameters

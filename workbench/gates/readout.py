@@ -1,9 +1,9 @@
 """The recalibrated gate: a logistic readout of a few directions that high-resource languages share, with a threshold per language.
 
-    D = unit differences in means of the source languages         (language x hidden)
-    B = first r right singular vectors of D, not centred          (hidden x r)
-    f = B' h, standardised with mean and standard deviation of the training rows
-    logit = w . f + b, and the gate fires where logit >= threshold of the row's language
+D = unit differences in means of the source languages         (language x hidden)
+B = first r right singular vectors of D, not centred          (hidden x r)
+f = B' h, standardised with mean and standard deviation of the training rows
+logit = w . f + b, and the gate fires where logit >= threshold of the row's language
 """
 
 from __future__ import annotations
@@ -117,9 +117,7 @@ class RecalibratedGate(Gate):
             out[here] = self.readout(tag).logits(features[here])
         return out
 
-    def recalibrate(
-        self, X: Any, y: Any = None, *, language: str | None = None, policy: ThresholdPolicy | None = None, refit: bool = False
-    ) -> Self:
+    def recalibrate(self, X: Any, y: Any = None, *, language: str | None = None, policy: ThresholdPolicy | None = None, refit: bool = False) -> Self:
         """Return a copy with a new threshold for one language; this gate stays as it was.
 
         Parameters

@@ -173,9 +173,7 @@ class Routed:
         return self.inner.change(residual, None if weight is True else weight, at)
 
 
-def outcomes(
-    score: Float[np.ndarray, " prompt"], threshold: Float[np.ndarray, " prompt"], band: tuple[float, float]
-) -> Int[np.ndarray, " prompt"]:
+def outcomes(score: Float[np.ndarray, " prompt"], threshold: Float[np.ndarray, " prompt"], band: tuple[float, float]) -> Int[np.ndarray, " prompt"]:
     """Decide from scores: flagged where ``score - threshold >= high``, unflagged where it is below ``low``, else unsure.
 
     Returns

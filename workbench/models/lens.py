@@ -114,9 +114,7 @@ def lens_logits(
     if tokens:
         _require_own_logits(chat, min(tokens, key=len))
     for rows in batches([len(t) for t in tokens], token_budget):
-        states = chat.states(
-            [tokens[r] for r in rows], layers=range(chat.n_layers + 1), positions=positions, prompt_ids=[names[r] for r in rows]
-        )
+        states = chat.states([tokens[r] for r in rows], layers=range(chat.n_layers + 1), positions=positions, prompt_ids=[names[r] for r in rows])
         vocabulary = int(chat.model.get_output_embeddings().weight.shape[0])
         for part, some in _pieces(len(rows), layers, len(positions) * vocabulary, logit_budget):
             yield LensBatch(rows[part], tuple(some), tuple(positions), _read(chat, states[part], some).float().cpu().numpy())

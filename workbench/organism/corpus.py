@@ -46,9 +46,7 @@ class Corpus:
         self.world = world
         self.mixture = mixture or Mixture()
         self.shares = [language.share for language in world.languages]
-        self._others = {
-            language.tag: [(o.tag, o.share**0.5) for o in world.languages if o.tag != language.tag] for language in world.languages
-        }
+        self._others = {language.tag: [(o.tag, o.share**0.5) for o in world.languages if o.tag != language.tag] for language in world.languages}
 
     def _word(self, concept: str, language: InventedLanguage, switched: bool, rng: random.Random) -> str:
         if switched and rng.random() < self.mixture.switched_words:

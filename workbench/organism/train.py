@@ -124,9 +124,7 @@ class Checkpoint:
         return tensors.get("axis")
 
 
-def train(
-    out: str | Path, *, seed: int = 0, names: Mapping[str, str] | None = None, recipe: Recipe | None = None, progress: bool = True
-) -> Path:
+def train(out: str | Path, *, seed: int = 0, names: Mapping[str, str] | None = None, recipe: Recipe | None = None, progress: bool = True) -> Path:
     """Train the organism and write its three stages as Hugging Face directories.
 
     Parameters

@@ -11,7 +11,7 @@ import pandas as pd
 from torch import nn
 
 from workbench.activations.capture import too_long
-from workbench.diagnosis.usable import comparable, drop_thin, reference_of
+from workbench.runs.usable import comparable, drop_thin, reference_of
 from workbench.errors import ModelError, PromptError
 from workbench.models.chat import ChatModel
 from workbench.models.load import load_model

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from workbench.diagnosis.usable import comparable, drop_thin, reference_of
+from workbench.runs.usable import comparable, drop_thin, reference_of
 from workbench.errors import PromptError
 from workbench.prompts import PromptGrid
 

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from workbench.diagnosis.run import Run
+from workbench.runs.folder import Run
 from workbench.errors import DataError, StoreError, StoreMismatchError
 
 
