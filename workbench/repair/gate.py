@@ -53,6 +53,8 @@ class GateComparison:
         Recalibrated to the first draw's examples.
     answered : Answered
         Judged replies under every action; no text.
+    runs : mapping of method to MethodRun
+        What each method did in each draw, in the order of ``answered.prompts``; to resample several comparisons together.
     """
 
     rates: RepairRates
@@ -60,6 +62,7 @@ class GateComparison:
     strength: OracleStrength
     gate: Gate
     answered: Answered
+    runs: Mapping[str, MethodRun]
 
 
 def compare_gates(
@@ -128,7 +131,7 @@ def compare_gates(
     for tag, shown in examples.examples[0].items():
         gate = gate.recalibrate(shown, language=tag, policy=Shrinkage())
     others = [name for name in runs if name != GATE]
-    return GateComparison(repair_rates(resampler), repair_contrasts(resampler, GATE, others), chosen, gate, answered)
+    return GateComparison(repair_rates(resampler), repair_contrasts(resampler, GATE, others), chosen, gate, answered, runs)
 
 
 def _actions(direction: Direction, strength: float) -> dict[str, Any]:
