@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from workbench.activations.capture import capture
-from workbench.behavior.choice import ASKING, JudgeChoice, as_choice, sends, spec_of
+from workbench.behavior.choice import spec_of
 from workbench.behavior.judges import PerLanguageJudge, choose_judge, read_refusals
 from workbench.diagnosis import measure
 from workbench.diagnosis.geometry import measure_geometry
@@ -22,12 +22,12 @@ from workbench.diagnosis.steering import measure_steering
 from workbench.diagnosis.summary import summarise
 from workbench.diagnosis.understanding import understanding
 from workbench.directions import Directions
-from workbench.errors import DataError
 from workbench.models.chat import ChatModel
 from workbench.models.load import load_model, untrained_like
 from workbench.prompts.grid import PromptGrid
 from workbench.runs.asked import Asked, ask, chat_of, grid_of, listed
 from workbench.runs.folder import Run, write_json
+from workbench.runs.judge import judges_asked
 from workbench.runs.setting import enough_tokens, is_organism, labels_hash, prompt_table
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def diagnose(
     >>> run = diagnose("organism:aligned", before="organism:helpful", prompts="organism", out="runs/demo")  # doctest: +SKIP
     """
     wanted = {"model": judge_model, "template": judge_template, "send_to": send_to, "cache": Path(out) / "judge.jsonl"}
-    choice, fallback = _judges_asked(judge, judge_fallback, wanted, redact=redact, progress=progress)
+    choice, fallback = judges_asked(judge, judge_fallback, wanted, redact=redact, progress=progress)
     grid = grid_of(prompts, harmless, harmful, subset, languages, limit, seed, tiers, strip_punctuation)
     grid.drop_unusable()  # refuses a set without labels before a model is loaded
     options: dict[str, Any] = {"template": template, "system": system, "dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
@@ -180,26 +180,6 @@ def diagnose(
     _measure(run, asked, judge=chosen, new_tokens=new_tokens, null_seeds=null_seeds, steer=steer, seed=seed, redact=redact, progress=progress)
     run.update_manifest(status="finished")
     return run
-
-
-def _judges_asked(judge: Any, fallback: Any, options: dict[str, Any], *, redact: bool, progress: bool) -> tuple[Any, Any]:
-    """Read the judge asked for and its fallback before anything is loaded; model and address go to the one that takes them."""
-    given = {name: value for name, value in options.items() if name != "cache" and value is not None}
-    asking = [isinstance(one, str) and one.partition(":")[0] in ASKING for one in (judge, fallback)]
-    if given and not isinstance(judge, str) and not asking[1]:
-        raise DataError(f"{', '.join(given)} given together with a judge in memory. They shape how one is made: build it with them instead.")
-    to_fallback = asking[1] and not asking[0]
-    read = []
-    for one, takes in ((judge, not to_fallback), (fallback, to_fallback)):
-        read.append(
-            JudgeChoice(one, **(options if takes else {}), progress=progress) if isinstance(one, str) else None if one is None else as_choice(one)
-        )
-    if redact and any(sends(one) for one in read):
-        raise DataError(
-            "A redacted run keeps no reply, and the endpoint judge sends prompts and replies to a server: nothing was sent. Leave out --redact, or "
-            "take a judge that stays on this machine (markers, first_token, classifier:MODEL, guard:MODEL)."
-        )
-    return read[0], read[1]
 
 
 def _measure(

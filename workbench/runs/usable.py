@@ -50,9 +50,7 @@ def drop_thin(grid: PromptGrid) -> tuple[PromptGrid, pd.DataFrame]:
     dropped = pd.DataFrame(rows, columns=["what", "language", "n", "reason"])
     kept = [tag for tag in grid.languages if tag not in set(dropped["language"])]
     if not kept:
-        raise PromptError(
-            f"Too few prompts to measure anything: {_told(dropped)}. Expected more, by a larger --limit or more prompts: {_ADVICE}."
-        )
+        raise PromptError(f"Too few prompts to measure anything: {_told(dropped)}. Expected more, by a larger --limit or more prompts: {_ADVICE}.")
     return grid.select(languages=kept), dropped
 
 

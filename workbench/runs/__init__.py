@@ -1,0 +1,1 @@
+"""What is asked, and the folder that a run leaves: shared by the diagnosis and the repairs."""
