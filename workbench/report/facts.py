@@ -1,0 +1,67 @@
+"""What a reader must know before the first number, what was left out, and everything that the manifest records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from workbench.report.record import RunRecord
+from workbench.report.wording import compact
+
+
+def facts(run: RunRecord) -> list[tuple[str, str]]:
+    """What a reader must know before the first number."""
+    prompts, recorded = run.table("prompts"), run.find("manifest.spec.prompts")
+    if isinstance(recorded, dict):
+        recorded = {key: recorded[key] for key in ("source", "hash") if key in recorded} or recorded
+    grid = compact(recorded)
+    if prompts is not None and "meaning_id" in prompts:
+        grid = f"{len(prompts)} prompts, {prompts['meaning_id'].nunique()} meanings, {prompts['language'].nunique()} languages; {grid}"
+    model = run.find("manifest.spec.model")
+    kind = ", ".join(str(model[key]) for key in ("architecture", "dtype", "device") if model.get(key)) if isinstance(model, dict) else ""
+    versions = run.find("manifest.versions")
+    return [
+        ("Model", f"{run.model} ({kind})" if kind else run.model),
+        ("Before alignment", run.before or "none given"),
+        ("Prompts", grid),
+        ("Reference languages", ", ".join(run.reference) or "none"),
+        ("Template", compact(run.find("manifest.spec.model.template", "summary.model.template") or "not recorded")),
+        ("System prompt", compact(run.find("manifest.spec.model.system", "summary.model.system"))),
+        ("Seed", compact(run.find("manifest.spec.seed"))),
+        ("Versions", compact(versions).replace("; ", ", ") if versions else "not recorded"),
+    ]
+
+
+def provenance(run: RunRecord) -> list[tuple[str, str]]:
+    """Flatten the manifest, one line per entry."""
+    lines: list[tuple[str, str]] = []
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), inner)
+        else:
+            lines.append((prefix, compact(value)))
+
+    walk("", run.manifest)
+    return lines
+
+
+def dropped(run: RunRecord) -> list[list[str]]:
+    """Return what was left out: what, language, count and reason."""
+    table = run.table("dropped", model=None)
+    if table is None:
+        return []
+    return [
+        [str(r["what"]), "" if pd.isna(r["language"]) else str(r["language"]), compact(None if pd.isna(r["n"]) else int(r["n"])), str(r["reason"])]
+        for _, r in table.iterrows()
+    ]
+
+
+def doubtful(run: RunRecord) -> list[str]:
+    """Return the languages in which the judge of refusal was not validated."""
+    table = run.table("refusal")
+    if table is None or "validated" not in table:
+        return []
+    return list(dict.fromkeys(table.loc[~table["validated"].astype(bool), "language"].astype(str)))
