@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from workbench.runs.folder import Run
 from workbench.errors import DataError, StoreError, StoreMismatchError
+from workbench.runs.folder import Run
 
 
 def test_the_same_request_continues_a_run_and_another_is_refused_by_name(tmp_path):

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from workbench.runs.usable import comparable, drop_thin, reference_of
 from workbench.errors import PromptError
 from workbench.prompts import PromptGrid
+from workbench.runs.usable import comparable, drop_thin, reference_of
 
 NOTHING = pd.DataFrame({"what": [], "language": [], "n": [], "reason": []})
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,24 +17,68 @@ import xarray as xr
 from workbench.behavior.outcomes import Judge
 from workbench.directions.direction import Direction
 from workbench.errors import DataError
-from workbench.gates import BalancedF1, Gate, GateData, RecalibratedGate, Shrinkage, ThresholdPolicy, gate_data
-from workbench.gates.adasteer import AdaSteer
-from workbench.gates.cast import CastGate
-from workbench.gates.controls import permuted_labels, shuffled_decisions
-from workbench.gates.latent_guard import LatentGuard
-from workbench.gates.one_direction import DirectionGate
-from workbench.gates.row_strengths import row_strengths
-from workbench.interventions.edits import Ablate, Add
+from workbench.gates import Gate, GateData, gate_data
+from workbench.gates.controls import shuffled_decisions
 from workbench.models.chat import ChatModel
 from workbench.prompts.grid import PromptGrid
-from workbench.repair.actions import LEAVE, RELAX, STEER, Answered, answer_under
-from workbench.repair.methods import Draws, always, decisions, draw_examples, routed
+from workbench.repair.actions import LEAVE, RELAX, STEER, Answered
+from workbench.repair.contestants import ADASTEER, ADASTEER_PROMPT, ALWAYS, GATE, ORACLE, UNREPAIRED, contestants, permuted_contestant
+from workbench.repair.methods import Draws, always, decisions, draw_examples, recalibrated, routed
 from workbench.repair.rates import MethodRun, RepairContrasts, RepairRates, Resampler, repair_contrasts, repair_rates
-from workbench.repair.strength import SCOPE, STRENGTHS, OracleStrength, oracle_strength
+from workbench.repair.replies import RANDOM, GateReplies, answer_for_gates
+from workbench.repair.strength import STRENGTHS, OracleStrength
 
-UNREPAIRED, ALWAYS, ORACLE, GATE = "unrepaired", "always steer", "oracle gate", "gate, shrinkage"
-#: Random directions that are added to every prompt, as a control.
-RANDOM = 5
+
+@dataclass(frozen=True, eq=False)
+class GateSetting:
+    """What gates are fitted on, shown and scored on.
+
+    Attributes
+    ----------
+    source : GateData
+        Fit split of the reference languages.
+    pool : GateData
+        Fit split of the target languages, from which examples are drawn.
+    score : GateData
+        Score split of all languages.
+    targets : list of str
+    examples : Draws
+    """
+
+    source: GateData
+    pool: GateData
+    score: GateData
+    targets: list[str]
+    examples: Draws
+
+
+def gate_setting(
+    acts: xr.Dataset, grid: PromptGrid, layer: int, position: str, *, reference: Sequence[str], k: int = 4, draws: int = 20, seed: int = 0
+) -> GateSetting:
+    """Read the states at one place and draw the examples.
+
+    Parameters
+    ----------
+    acts : Dataset
+        Activations of (at least) the grid.
+    grid : PromptGrid
+        With splits; all languages that are not in ``reference`` are targets.
+
+    Raises
+    ------
+    DataError
+        No target language, or fewer than k examples in one.
+    """
+    targets = [tag for tag in grid.languages if tag not in set(reference)]
+    if not targets:
+        raise DataError(f"All languages ({', '.join(grid.languages)}) are reference languages. Expected others to repair; pass reference=[...].")
+    if k < 1:
+        raise DataError(f"k={k}. Expected at least one harmful and one harmless example per language; what none gives is among the rows anyway.")
+    fit = gate_data(acts, layer, position, split="fit")
+    score = gate_data(acts, layer, position, split="score")
+    score = score.take(pd.Index(score.prompt_id).get_indexer(grid.select(split="score").frame["prompt_id"]))
+    pool = fit.select(languages=targets)
+    return GateSetting(fit.select(languages=list(reference)), pool, score, targets, draw_examples(pool, targets, k, draws, seed=seed))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +92,7 @@ class GateComparison:
         The gate with shrinkage minus every other method.
     strength : OracleStrength
         How hard all methods push.
-    gate : RecalibratedGate
+    gate : Gate
         Recalibrated to the first draw's examples.
     answered : Answered
         Judged replies under every action; no text.
@@ -75,7 +118,7 @@ def compare_gates(
     reference: Sequence[str],
     k: int = 4,
     draws: int = 20,
-    graded_draws: int = 3,
+    graded_draws: int = 5,
     strengths: Sequence[float] = STRENGTHS,
     max_new_tokens: int = 64,
     resamples: int = 1000,
@@ -109,101 +152,49 @@ def compare_gates(
     DataError
         No target language, too few examples, no strength that pushes.
     """
-    targets = [tag for tag in grid.languages if tag not in set(reference)]
-    if not targets:
-        raise DataError(f"All languages ({', '.join(grid.languages)}) are reference languages. Expected others to repair; pass reference=[...].")
-    folder = None if out is None else Path(out)
-    answers: dict[str, Any] = {"max_new_tokens": max_new_tokens, "progress": progress}
-    place = folder / "select" if folder else None
-    chosen = oracle_strength(chat, grid, direction, judge, targets=targets, strengths=strengths, out=place, **answers)
-    scored = grid.select(split="score")
-    place = folder / "score" if folder else None
-    answered = answer_under(chat, scored, _actions(direction, chosen.strength), judge, out=place, **answers)
-    fit = gate_data(acts, direction.layer, direction.position, split="fit")
-    score = gate_data(acts, direction.layer, direction.position, split="score")
-    score = score.take(pd.Index(score.prompt_id).get_indexer(answered.prompts["prompt_id"]))
-    source = fit.select(languages=list(reference))
-    examples, none = (draw_examples(fit.select(languages=targets), targets, n, draws, seed=seed) for n in (k, 0))
-    runs = _always(answered) | _gated(answered, source, score, examples, none, seed)
-    runs |= _graded(chat, scored, answered, source, score, examples, direction, chosen.strength, judge, graded_draws, folder, answers)
-    resampler = Resampler(answered.prompts, runs, resamples=resamples, rng=np.random.default_rng(seed))
-    gate: Gate = RecalibratedGate().fit(source)
-    for tag, shown in examples.examples[0].items():
-        gate = gate.recalibrate(shown, language=tag, policy=Shrinkage())
+    setting = gate_setting(acts, grid, direction.layer, direction.position, reference=reference, k=k, draws=draws, seed=seed)
+    replies = answer_for_gates(
+        chat, grid, direction, judge, source=setting.source, score=setting.score, examples=setting.examples, graded_draws=graded_draws,
+        strengths=strengths, max_new_tokens=max_new_tokens, out=out, progress=progress,
+    )  # fmt: skip
+    return compare_replies(setting, replies, resamples=resamples, seed=seed)
+
+
+def compare_replies(setting: GateSetting, replies: GateReplies, *, resamples: int = 1000, seed: int = 0) -> GateComparison:
+    """Count what every method gives, from judged replies alone; needs no model."""
+    runs = method_runs(setting, replies, seed=seed)
+    resampler = Resampler(replies.answered.prompts, runs, resamples=resamples, rng=np.random.default_rng(seed))
+    fitted = contestants(setting.source)[GATE]
+    gate = recalibrated(fitted.gate, setting.examples.examples[0], fitted.policy)
     others = [name for name in runs if name != GATE]
-    return GateComparison(repair_rates(resampler), repair_contrasts(resampler, GATE, others), chosen, gate, answered, runs)
+    return GateComparison(repair_rates(resampler), repair_contrasts(resampler, GATE, others), replies.strength, gate, replies.answered, runs)
 
 
-def _actions(direction: Direction, strength: float) -> dict[str, Any]:
-    """Every edit a prompt may get: nothing, the push, its opposite, and pushes of the same length along random directions."""
-    length = strength * float(direction.metadata["gap"])
-    actions: dict[str, Any] = {LEAVE: None, STEER: Add(direction, strength, "gap", scope=SCOPE), RELAX: Ablate(direction)}
-    for seed in range(RANDOM):
-        vector = np.random.default_rng(seed).normal(size=len(direction.unit))
-        actions[f"random-{seed}"] = Add(vector / np.linalg.norm(vector), length, layers=direction.layer, scope=SCOPE)
-    return actions
-
-
-def _always(answered: Answered) -> dict[str, MethodRun]:
-    runs = {UNREPAIRED: always(answered, LEAVE), ALWAYS: always(answered, STEER)}
-    return runs | {f"random direction {seed}": always(answered, f"random-{seed}") for seed in range(RANDOM)}
-
-
-def _gated(answered: Answered, source: GateData, score: GateData, examples: Draws, none: Draws, seed: int) -> dict[str, MethodRun]:
-    """Every method that says yes or no; the same examples and, where it sets a threshold by a policy, the same policies."""
+def method_runs(setting: GateSetting, replies: GateReplies, *, seed: int = 0) -> dict[str, MethodRun]:
+    """Return what each method did in each draw, by name."""
+    answered, score, examples = replies.answered, setting.score, setting.examples
     told = f"{examples.k} + {examples.k}"
-    gates: Mapping[str, tuple[Gate, ThresholdPolicy | None]] = {
-        GATE: (RecalibratedGate().fit(source), Shrinkage()),
-        "gate, balanced F1": (RecalibratedGate().fit(source), BalancedF1()),
-        "one direction, shrinkage": (DirectionGate().fit(source), Shrinkage()),
-        "one direction, balanced F1": (DirectionGate().fit(source), BalancedF1()),
-        "Latent Guard, balanced F1": (LatentGuard().fit(source), BalancedF1()),
-        "CAST as published": (CastGate().fit(source), None),
-        "CAST signed, balanced F1": (CastGate(signed=True).fit(source), BalancedF1()),
-    }
-    runs = {}
-    for name, (gate, policy) in gates.items():
-        flagged = decisions(gate, score, examples, policy=policy)
-        runs[name] = routed(answered, flagged, labels=told)
+    runs = {UNREPAIRED: always(answered, LEAVE), ALWAYS: always(answered, STEER)}
+    runs |= {f"random direction {i}": always(answered, f"random-{i}") for i in range(RANDOM)}
+    for name, one in contestants(setting.source).items():
+        flagged = one.decide(score, examples, setting.pool)
+        runs[name] = routed(answered, flagged, labels=told if one.policy is None or one.policy.needs_labels else "none")
         if name == GATE:
             runs[f"{GATE}, others relaxed"] = routed(answered, flagged, labels=told, unflagged_action=RELAX)
             runs["gate, permuted decisions"] = routed(answered, shuffled_decisions(flagged, score.language, np.random.default_rng(seed)), labels=told)
-    runs["gate, no examples"] = routed(answered, decisions(RecalibratedGate().fit(source), score, none), labels="none")
-    broken = RecalibratedGate().fit(permuted_labels(source, np.random.default_rng(seed)))
-    runs["gate, permuted labels"] = routed(answered, decisions(broken, score, examples, policy=BalancedF1()), labels=told)
+            runs["gate, no examples"] = routed(answered, decisions(one.gate, score, _nothing(setting)), labels="none")
+    broken = permuted_contestant(setting.source, np.random.default_rng(seed))
+    runs["gate, permuted labels"] = routed(answered, broken.decide(score, examples), labels=told)
     runs[ORACLE] = routed(answered, score.y[None], labels="all")
+    for name, kind in ((ADASTEER, "adasteer"), (ADASTEER_PROMPT, "adasteer-prompt")):
+        if actions := replies.graded(kind):
+            runs[name] = MethodRun.of(answered, np.repeat(np.array(actions)[:, None], len(answered.prompts), axis=1), None, told)
     return runs
 
 
-def _graded(
-    chat: ChatModel,
-    grid: PromptGrid,
-    answered: Answered,
-    source: GateData,
-    score: GateData,
-    examples: Draws,
-    direction: Direction,
-    strength: float,
-    judge: Judge,
-    draws: int,
-    folder: Path | None,
-    answers: Mapping[str, Any],
-) -> dict[str, MethodRun]:
-    """AdaSteer pushes each prompt by its own strength, so its replies are generated anew, a draw at a time."""
-    parts = []
-    for i, shown in enumerate(examples.examples[:draws]):
-        law = AdaSteer().fit(source)
-        for tag, some in shown.items():
-            law = law.recalibrate(some, language=tag)
-        given = row_strengths(law, score, toward="refusal")
-        edit = Add(direction, strength, "gap", scope=SCOPE, rows=given.rows)
-        place = None if folder is None else folder / "adasteer"
-        parts.append(answer_under(chat, grid, {f"draw-{i}": edit}, judge, out=place, **answers))
-
-    def stacked(kind: str) -> np.ndarray:
-        return np.stack([np.asarray(next(iter(getattr(part, kind).values())), dtype=np.float64) for part in parts])
-
-    return {"AdaSteer": MethodRun(stacked("refused"), stacked("correct"), stacked("broken"), None, f"{examples.k} + {examples.k}")}
+def _nothing(setting: GateSetting) -> Draws:
+    """One draw without examples: a language never seen gets the source languages' threshold."""
+    return Draws(0, [{tag: setting.pool.select(languages=tag).take(np.empty(0, dtype=int)) for tag in setting.targets}])
 
 
-__all__ = ["GateComparison", "compare_gates"]
+__all__ = ["GateComparison", "GateSetting", "compare_gates", "compare_replies", "gate_setting", "method_runs"]

@@ -79,13 +79,17 @@ def decisions(
     """
     out = np.empty((len(draws), len(scored)), dtype=bool)
     for i, examples in enumerate(draws.examples):
-        tuned = gate
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", GateWarning)  # of single draws, whose spread is what is measured
-            for tag, shown in examples.items():
-                tuned = tuned.recalibrate(shown, language=tag, **({} if policy is None else {"policy": policy}), **options)
-        out[i] = tuned.predict(scored)
+        out[i] = recalibrated(gate, examples, policy, **options).predict(scored)
     return out
+
+
+def recalibrated(gate: Gate, examples: Mapping[str, GateData], policy: ThresholdPolicy | None = None, **options: Any) -> Gate:
+    """Set the threshold of each language by its examples; warnings of a single draw are not repeated, since draws are many."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GateWarning)
+        for tag, shown in examples.items():
+            gate = gate.recalibrate(shown, language=tag, **({} if policy is None else {"policy": policy}), **options)
+    return gate
 
 
 def routed(
