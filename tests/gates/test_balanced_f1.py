@@ -69,6 +69,27 @@ def test_the_choice_is_the_lowest_of_the_best_by_fractions(harmful, harmless):
     assert BalancedF1().choose(harmful, harmless, Context()).threshold == best
 
 
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=6), st.lists(st.integers(0, 7), min_size=1, max_size=6), st.sampled_from([1.0, -1.0, 0.3]))
+def test_among_neighbouring_numbers_the_gate_fires_on_what_was_counted(harmful, harmless, start):
+    ladder = [start]
+    for _ in range(7):
+        ladder.append(float(np.nextafter(ladder[-1], np.inf)))
+    high, low = np.array(ladder)[harmful], np.array(ladder)[harmless]
+    chosen = f1_curve([Scores(high, low)])
+    caught, false = (np.mean(part >= chosen.candidates[chosen.chosen]) for part in (high, low))
+    assert chosen.f1[chosen.chosen] == pytest.approx(2 * caught / (1 + caught + false))
+    plain = f1_curve([Scores(np.array(harmful, dtype=float), np.array(harmless, dtype=float))])
+    assert (chosen.chosen, chosen.f1.tolist()) == (plain.chosen, plain.f1.tolist()), "how far apart the scores are must not matter"
+
+
+def test_a_midpoint_that_rounds_onto_the_lower_score_still_parts_the_two():
+    low, high = 1.0, float(np.nextafter(1.0, 2.0))
+    assert (low + high) / 2 == low
+    threshold = BalancedF1().choose(np.array([high]), np.array([low]), Context()).threshold
+    assert high >= threshold > low
+    assert BalancedF1(as_released=True).choose(np.array([high]), np.array([low]), Context()).threshold == low, "the authors' gate fires on both"
+
+
 @given(NUMBERS, NUMBERS, st.integers(-3, 3), st.randoms())
 def test_the_choice_ignores_order_and_follows_shift_and_scale(harmful, harmless, power, random):
     def decided(h, s):

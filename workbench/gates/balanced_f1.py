@@ -6,6 +6,10 @@
 Ties go to the lowest threshold, decided on whole-number counts. The authors decide on floating-point values, where two equal F1
 can differ by their last bit and a higher threshold wins: .3 to .9 % of random draws at k = 8 to 64, .1 to 1.1 logits higher on average,
 never at k = 1, 2, 4. ``as_released=True`` follows their arithmetic to the bit.
+
+A gate fires at or above its threshold, so what lies at a candidate counts as flagged, and a midpoint that rounds onto the lower of two
+neighbouring scores is replaced by the upper one: what was counted is what will fire. The authors count strictly above while they choose and
+fire at or above; the two differ only where the two scores are neighbouring floating-point numbers, and ``as_released=True`` keeps that too.
 """
 
 from __future__ import annotations
@@ -33,10 +37,11 @@ class F1Curve(NamedTuple):
     chosen: int
 
 
-def candidate_thresholds(scores: Float[np.ndarray, " prompt"]) -> Float[np.ndarray, " candidate"]:
+def candidate_thresholds(scores: Float[np.ndarray, " prompt"], *, as_released: bool = False) -> Float[np.ndarray, " candidate"]:
     """Return a point below all scores, the midpoints between consecutive distinct ones, and a point above all.
 
-    The outer points lie 1e-6 away, which is lost on scores beyond 1e10; they are the next numbers below and above then.
+    The outer points lie 1e-6 away, which is lost on scores beyond 1e10; they are the next numbers below and above then. Each candidate fires
+    on other scores than the one before it: a midpoint that rounds onto the lower score is the upper one, unless ``as_released``.
 
     Examples
     --------
@@ -46,13 +51,18 @@ def candidate_thresholds(scores: Float[np.ndarray, " prompt"]) -> Float[np.ndarr
     distinct = np.unique(np.asarray(scores, dtype=np.float64))
     low, high = distinct[0], distinct[-1]
     below, above = min(low - MARGIN, np.nextafter(low, -np.inf)), max(high + MARGIN, np.nextafter(high, np.inf))
-    return np.concatenate([[below], (distinct[:-1] + distinct[1:]) / 2, [above]])
+    middle = (distinct[:-1] + distinct[1:]) / 2
+    if not as_released:
+        middle = np.where(middle > distinct[:-1], middle, distinct[1:])
+    return np.concatenate([[below], middle, [above]])
 
 
-def counts_above(scores: Scores, candidates: Float[np.ndarray, " candidate"]) -> tuple[Int[np.ndarray, " candidate"], Int[np.ndarray, " candidate"]]:
-    """Return how many harmful and how many harmless scores lie strictly above each candidate."""
-    above = [len(s) - np.searchsorted(np.sort(s), candidates, side="right") for s in scores]
-    return above[0], above[1]
+def counts_flagged(
+    scores: Scores, candidates: Float[np.ndarray, " candidate"], *, as_released: bool = False
+) -> tuple[Int[np.ndarray, " candidate"], Int[np.ndarray, " candidate"]]:
+    """Return how many harmful and how many harmless scores lie at or above each candidate (``as_released``: strictly above)."""
+    flagged = [len(s) - np.searchsorted(np.sort(s), candidates, side="right" if as_released else "left") for s in scores]
+    return flagged[0], flagged[1]
 
 
 def f1_curve(groups: Sequence[Scores], *, objective: str = "balanced", as_released: bool = False) -> F1Curve:
@@ -65,7 +75,7 @@ def f1_curve(groups: Sequence[Scores], *, objective: str = "balanced", as_releas
     objective : {"balanced", "plain"}
         Classes weigh the same, or each prompt does.
     as_released : bool
-        Choose by floating-point values in the authors' order of operations instead of by exact fractions.
+        Choose by floating-point values in the authors' order of operations instead of by exact fractions, and count strictly above.
 
     References
     ----------
@@ -79,8 +89,8 @@ def f1_curve(groups: Sequence[Scores], *, objective: str = "balanced", as_releas
     """
     if objective not in _OBJECTIVES:
         raise DataError(f"Unknown objective {objective!r}; expected one of {list(_OBJECTIVES)}.{did_you_mean(str(objective), _OBJECTIVES)}")
-    candidates = candidate_thresholds(np.concatenate([part for scores in groups for part in scores]))
-    counts = [(*counts_above(scores, candidates), len(scores.harmful), len(scores.harmless)) for scores in groups]
+    candidates = candidate_thresholds(np.concatenate([part for scores in groups for part in scores]), as_released=as_released)
+    counts = [(*counts_flagged(scores, candidates, as_released=as_released), len(scores.harmful), len(scores.harmless)) for scores in groups]
     curve = np.mean([_float_f1(*c, balanced=objective == "balanced") for c in counts], axis=0)
     if as_released:
         return F1Curve(candidates, curve, int(curve.argmax()))
@@ -117,7 +127,7 @@ class BalancedF1:
     Parameters
     ----------
     as_released : bool
-        Decide ties by the authors' floating-point arithmetic instead of exactly (see the module).
+        Decide ties by the authors' floating-point arithmetic instead of exactly, and count as they do (see the module).
     objective : {"balanced", "plain"}
         Class-balanced F1 or F1 over prompts.
 

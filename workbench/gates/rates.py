@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from workbench.errors import DataError
-from workbench.gates.balanced_f1 import candidate_thresholds, counts_above
+from workbench.gates.balanced_f1 import candidate_thresholds, counts_flagged
 from workbench.gates.policy import Context, ThresholdChoice, both_or_none, checked
 
 
@@ -93,7 +93,7 @@ class CostWeighted:
         own = len(examples.harmful) > 0
         used = examples if own else context.required_sources("CostWeighted without examples")
         candidates = candidate_thresholds(np.concatenate(used))
-        caught, false = counts_above(used, candidates)
+        caught, false = counts_flagged(used, candidates)
         miss = self.prevalence * self.cost_miss * (1 - caught / len(used.harmful))
         cost = miss + (1 - self.prevalence) * self.cost_false_alarm * false / len(used.harmless)
         gaps = np.concatenate([[0.0], np.diff(np.unique(np.concatenate(used))), [0.0]])
