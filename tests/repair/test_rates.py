@@ -7,6 +7,7 @@ import pytest
 from workbench.errors import DataError
 from workbench.repair.actions import LEAVE, RELAX, STEER, Answered
 from workbench.repair.rates import MethodRun, Resampler, repair_contrasts, repair_rates
+from workbench.statistics import wilson
 
 
 def prompts(meanings=20, languages=(("en", "high"), ("sw", "low"), ("am", "low"))):
@@ -92,7 +93,32 @@ def test_a_difference_between_methods_is_taken_within_a_resample():
     wide, before = (value(alone, method, "mean low", "harmful_refusal") for method in ("b", "a"))
     assert paired["value"] == pytest.approx(wide["value"] - before["value"])
     assert paired["high"] - paired["low"] < wide["high"] - wide["low"]
-    assert table.loc[("mean low", "harmless_refusal"), ["low", "value", "high"]].tolist() == [0, 0, 0]
+    same = table.loc[("mean low", "harmless_refusal")]
+    assert same["value"] == 0 and same["high"] == pytest.approx(wilson(0, 30).high) and same["low"] == -same["high"]
+
+
+def test_what_never_varies_is_uncertain_over_meanings():
+    frame = prompts()
+    replies, harmful = answered(frame), frame["harmful"].to_numpy()
+    runs = {
+        "none": MethodRun.of(replies, np.full((1, len(frame)), LEAVE), None, "none"),
+        "right": MethodRun.of(replies, np.where(harmful, STEER, LEAVE)[None], harmful[None], "all"),
+    }
+    resampler = Resampler(frame, runs, resamples=100, rng=np.random.default_rng(0))
+    rates, (low, high) = repair_rates(resampler).table, wilson(10, 10)
+    for language in ("sw", "mean low"):  # twins: two languages of ten meanings are ten cases
+        sure = value(rates, "right", language, "harmful_refusal")
+        assert (sure["value"], sure["high"]) == (1, high) and sure["low"] == pytest.approx(low)
+        never = value(rates, "none", language, "harmful_refusal")
+        assert (never["value"], never["low"]) == (0, 0) and never["high"] == pytest.approx(1 - low)
+        both = value(rates, "right", language, "selectivity")
+        assert both["value"] == both["high"] == 1 and both["low"] == pytest.approx(1 - np.sqrt(2) * (1 - low))
+        correct = value(rates, "right", language, "answer_accuracy")
+        assert correct["value"] == 1 and correct["low"] == pytest.approx(low)
+    gained = repair_contrasts(resampler, "right", ["none"]).table.set_index(["language", "statistic"]).loc[("sw", "harmful_refusal")]
+    assert gained["value"] == gained["high"] == 1 and gained["low"] == pytest.approx(low)
+    missed = value(rates, "right", "sw", "refused_misses")
+    assert np.isnan([missed["value"], missed["low"], missed["high"]]).all(), "nothing was missed, so nothing is known of misses"
 
 
 @pytest.mark.slow

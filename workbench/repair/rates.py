@@ -3,10 +3,14 @@
 A method's result depends on which meanings are asked and on which k examples it was given. Both are resampled: meanings with one
 set of weights for all languages and methods (translations are twins), draws with another. Differences between methods are taken
 within a resample, so what all methods share cancels.
+
+Where no resample differs (every prompt refused, none, or the same replies under two methods) percentiles have no width, though 200 of 200 is
+not certainty. The interval is then the Wilson bound of 0 of n meanings around the value, n the meanings of the classes that count.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,9 +22,15 @@ from jaxtyping import Bool, Float
 from workbench.errors import DataError
 from workbench.repair.actions import Answered
 from workbench.results import Result
+from workbench.statistics import wilson
 
 RATES = ("harmful_refusal", "harmless_refusal", "selectivity", "answer_accuracy")
 STATISTICS = (*RATES, "broken", "flagged_harmful", "flagged_harmless", "refused_misses")
+#: Which classes of prompts a statistic counts, True for harmful.
+_COUNTED = {
+    "harmful_refusal": (True,), "flagged_harmful": (True,), "refused_misses": (True,), "harmless_refusal": (False,), "flagged_harmless": (False,),
+    "answer_accuracy": (False,), "selectivity": (True, False),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +67,8 @@ class RepairRates(Result):
     Columns: ``method``; ``language`` (a tag, or "mean low", "mean high", ... over a tier's languages); ``tier``; ``statistic``: harmful_refusal,
     harmless_refusal, selectivity, answer_accuracy (harmless prompts answered right, where there is a key), broken (garbled or off-language),
     flagged_harmful and flagged_harmless (the gate's true and false positive rate), refused_misses (refusal among harmful prompts that the gate
-    missed); ``value``, ``low``, ``high`` (95 %, over meanings and draws); ``n`` meanings, ``draws``, ``labels``.
+    missed); ``value``, ``low``, ``high`` (95 %, over meanings and draws; Wilson over meanings where nothing varies); ``n`` meanings, ``draws``,
+    ``labels``.
     """
 
     required: ClassVar[tuple[str, ...]] = ("method", "language", "tier", "statistic", "value", "low", "high", "n", "draws", "labels")
@@ -129,6 +140,17 @@ class Resampler:
         with np.errstate(invalid="ignore"):
             return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1.0), np.nan)
 
+    def meanings(self, method: str, statistic: str, language: str) -> list[int]:
+        """Return how many meanings a statistic rests on, for each class that it counts; ``language`` may be "mean" and a tier."""
+        run, tier = self.runs[method], language.removeprefix("mean ")
+        here = (self.prompts["tier" if tier != language else "language"] == tier).to_numpy()
+        if statistic == "answer_accuracy":
+            here = here & np.isfinite(run.correct).any(axis=0)
+        if statistic == "refused_misses" and run.flagged is not None:
+            here = here & ~run.flagged.all(axis=0)
+        classes = [here & (self.harmful == label) for label in _COUNTED[statistic]] if statistic in _COUNTED else [here]
+        return [int(self.prompts.loc[rows, "meaning_id"].nunique()) for rows in classes]
+
     def grouped(self, by_language: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Add the mean over the languages of each tier."""
         out = dict(by_language)
@@ -146,7 +168,8 @@ def repair_rates(resampler: Resampler, *, confidence: float = 0.95) -> RepairRat
         for statistic, by_language in resampler.estimates(method).items():
             for language, values in resampler.grouped(by_language).items():
                 row = {"method": method, "statistic": statistic, "draws": len(run.refused), "labels": run.labels}
-                rows.append(row | _entry(resampler, language, values, confidence))
+                within = (-1.0, 1.0) if statistic == "selectivity" else (0.0, 1.0)
+                rows.append(row | entry(resampler, language, values, confidence, resampler.meanings(method, statistic, language), within))
     return RepairRates(pd.DataFrame(rows)[list(RepairRates.required)], {"resamples": resampler.resamples, "confidence": confidence})
 
 
@@ -162,16 +185,30 @@ def repair_contrasts(
             for language, values in resampler.grouped(differences).items():
                 draws = max(len(resampler.runs[name].refused) for name in (method, other))
                 row = {"method": method, "other": other, "statistic": statistic, "draws": draws}
-                rows.append(row | _entry(resampler, language, values, confidence))
+                within = (-2.0, 2.0) if statistic == "selectivity" else (-1.0, 1.0)
+                rows.append(row | entry(resampler, language, values, confidence, resampler.meanings(method, statistic, language), within))
     return RepairContrasts(pd.DataFrame(rows)[list(RepairContrasts.required)], {"resamples": resampler.resamples, "confidence": confidence})
 
 
-def _entry(resampler: Resampler, language: str, values: np.ndarray, confidence: float) -> dict[str, object]:
-    known = values[1:][np.isfinite(values[1:])]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(known, [tail, 1 - tail]) if len(known) and np.isfinite(values[0]) else (np.nan, np.nan)
+def entry(
+    resampler: Resampler, language: str, values: np.ndarray, confidence: float, meanings: Sequence[int], within: tuple[float, float]
+) -> dict[str, object]:
+    low, high = _interval(values, confidence, meanings, within)
     group = language.startswith("mean ")
     tier = language.removeprefix("mean ") if group else resampler.tiers[language]
     asked = resampler.prompts[(resampler.prompts["tier"] == tier) if group else (resampler.prompts["language"] == language)]
     n = int(asked["meaning_id"].nunique())
-    return {"language": language, "tier": tier, "value": float(values[0]), "low": float(low), "high": float(high), "n": n}
+    return {"language": language, "tier": tier, "value": float(values[0]), "low": low, "high": high, "n": n}
+
+
+def _interval(values: np.ndarray, confidence: float, meanings: Sequence[int], within: tuple[float, float]) -> tuple[float, float]:
+    """Percentiles of the resamples; where they do not differ, Wilson over meanings: at most so many of others would have differed."""
+    known = values[1:][np.isfinite(values[1:])]
+    if not len(known) or not np.isfinite(values[0]):
+        return float("nan"), float("nan")
+    tail = (1 - confidence) / 2
+    low, high = (float(end) for end in np.quantile(known, [tail, 1 - tail]))
+    if np.ptp(known) < 1e-9 and min(meanings) > 0:
+        slack = math.hypot(*(wilson(0, n, confidence).high for n in meanings))  # two classes are independent: bounds add in quadrature
+        low, high = max(float(values[0]) - slack, within[0]), min(float(values[0]) + slack, within[1])
+    return low, high
