@@ -99,7 +99,8 @@ class Resampler:
         weights[0] = 1.0  # the estimate itself
         for label in (True, False):
             these = np.unique(of_row[harmful == label])
-            weights[1:, these] = rng.multinomial(len(these), np.full(len(these), 1 / max(len(these), 1)), size=resamples)
+            if len(these):  # a set may hold one class only
+                weights[1:, these] = rng.multinomial(len(these), np.full(len(these), 1 / len(these)), size=resamples)
         self.rows = weights[:, of_row]
         self._draws: dict[int, np.ndarray] = {}
         self.rng = rng

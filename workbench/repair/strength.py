@@ -7,7 +7,7 @@ selectivity on select prompts of the target languages; which prompts a method th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,7 +32,13 @@ CLOSE = 0.02
 
 @dataclass(frozen=True)
 class OracleStrength(Result):
-    """Oracle-gated rates by strength, means over the target languages: strength, harmful_refusal, harmless_refusal, selectivity, chosen."""
+    """Oracle-gated rates by strength, means over the target languages: strength, harmful_refusal, harmless_refusal, selectivity, chosen.
+
+    ``answered`` holds the judged replies of the select split that they were counted from, under "leave" and :func:`strength_action`; it is not
+    saved with the table.
+    """
+
+    answered: Answered | None = field(default=None, repr=False, compare=False)
 
     required: ClassVar[tuple[str, ...]] = ("strength", "harmful_refusal", "harmless_refusal", "selectivity", "chosen")
 
@@ -80,15 +86,20 @@ def oracle_strength(
     asked = grid.select(split="select", languages=targets)
     if asked.frame["harmful"].nunique() < 2:
         raise DataError("The select split of the target languages holds one class only. Expected harmful and harmless prompts; raise --limit.")
-    edits: dict[str, Any] = {LEAVE: None} | {f"{s:g}": Add(direction, s, scale, scope=scope) for s in tried}
+    edits: dict[str, Any] = {LEAVE: None} | {strength_action(s): Add(direction, s, scale, scope=scope) for s in tried}
     answered = answer_under(chat, asked, edits, judge, max_new_tokens=max_new_tokens, out=out, progress=progress)
-    rows = [{"strength": s, **_oracle(answered, f"{s:g}")} for s in tried]
+    rows = [{"strength": s, **_oracle(answered, strength_action(s))} for s in tried]
     table = pd.DataFrame(rows)
     best = table["selectivity"].max()
     table["chosen"] = table.index == table.index[table["selectivity"] >= best - CLOSE][0]
     told = {"scale": scale, "scope": [scope] if isinstance(scope, str) else list(scope), "targets": list(targets), "close": CLOSE, "split": "select"}
     about = {"layer": direction.layer, "position": direction.position, "gap": direction.metadata.get("gap"), "norm": direction.norm}
-    return OracleStrength(table, {**chat.provenance(), **told, "direction": about})
+    return OracleStrength(table, {**chat.provenance(), **told, "direction": about}, answered)
+
+
+def strength_action(strength: float) -> str:
+    """Name the action of pushing at one strength."""
+    return f"{strength:g}"
 
 
 def _oracle(answered: Answered, action: str) -> Mapping[str, float]:
