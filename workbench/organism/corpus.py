@@ -61,6 +61,10 @@ class Corpus:
         thing = self._word(f"object:{meaning.object}", language, switched, rng)
         return self.world.phrase(language, verb, thing, purpose=purpose, into=into)
 
+    def switched_request(self, meaning: Meaning, language: InventedLanguage, rng: random.Random) -> list[str]:
+        """Draw a plain request whose content words may be another language's, each with the mixture's share."""
+        return self._request(meaning, language, rng, purpose="please", switched=True, into=None)
+
     def _purpose(self, rng: random.Random) -> str:
         return rng.choices(tuple(PURPOSES), self.mixture.purposes)[0]
 

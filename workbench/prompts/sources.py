@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 NAMES = ("multijail", "polyrefuse", "xsafety", "textdetox", "paradetox", "flores200", "ntrex128", "organism")
 HUB_IDS = {"multijail": multijail.HUB_ID, "xsafety": xsafety.HUB_ID, "textdetox": textdetox.HUB_ID, "paradetox": paradetox.HUB_ID}
+#: Shipped sets beside ``organism`` itself, spelled ``organism:NAME``.
+ORGANISM_SETS = ("code-switched",)
 #: Sets that are read from local copies only, and where to get them.
 _CLONE = {
     "polyrefuse": "PolyRefuse has no copy on the hub that this package knows. Clone github.com/mainlp/Multilingual-Refusal",
@@ -59,7 +61,7 @@ def load_prompts(
     Parameters
     ----------
     spec : str or path
-        ``organism``; ``multijail``, ``xsafety``, ``textdetox`` or ``paradetox``, alone (from the hub) or as ``NAME:PATH`` (a
+        ``organism`` or ``organism:code-switched``; ``multijail``, ``xsafety``, ``textdetox`` or ``paradetox``, alone (from the hub) or as ``NAME:PATH`` (a
         local copy); ``polyrefuse:PATH``, ``flores200:PATH`` or ``ntrex128:PATH``; a ``.csv``, ``.jsonl``, ``.json`` or
         ``.parquet`` file with the grid's columns; or the id of such a set on the hub.
     harmless, harmful : str or path, optional
@@ -185,8 +187,14 @@ def _read(spec: str | Path, wish: _Wish, *, default_label: bool | None = None) -
 
 
 def _read_named(name: str, path: str, wish: _Wish) -> _Part:
+    if name == "organism" and path in ORGANISM_SETS:
+        from workbench.organism.switched import code_switched_prompts
+
+        return _Part(code_switched_prompts(), lambda i: f"organism:{path}, row {i}")
     if path and not Path(path).exists():
-        raise PromptError(f"There is nothing at {path}. Expected {name}:PATH to name a local copy of {name}; check the path.")
+        also = f", or organism:{' or organism:'.join(ORGANISM_SETS)}" if name == "organism" else ""
+        near = did_you_mean(path, ORGANISM_SETS) if name == "organism" else ""
+        raise PromptError(f"There is nothing at {path}. Expected {name}:PATH to name a local copy of {name}{also}; check the path.{near}")
     if name in _CLONE and not path:
         raise PromptError(f"{_CLONE[name]} and give {name}:PATH.")
     folder = Path(path)
