@@ -5,8 +5,12 @@ Hue is the tier of a language, dash and a direct label its tag, the marker the c
 
 from workbench.plots.agreement import judge_agreement
 from workbench.plots.cosines import direction_cosines
+from workbench.plots.elsewhere import elsewhere
+from workbench.plots.few_shot import few_shot_curve
+from workbench.plots.gate_scores import gate_ridges
 from workbench.plots.harm_variance import harm_variance
 from workbench.plots.lens import language_track
+from workbench.plots.method_strengths import strength_by_method
 from workbench.plots.methods import selectivity_by_method
 from workbench.plots.nulls import auroc_with_nulls
 from workbench.plots.pca import clusters
@@ -14,6 +18,7 @@ from workbench.plots.ranking import auroc_by_layer
 from workbench.plots.refusals import refusal_gap
 from workbench.plots.retrieved import retrieval_by_layer
 from workbench.plots.ridges import projection_ridges
+from workbench.plots.roc import gate_roc
 from workbench.plots.selection import selection_curves
 from workbench.plots.separated import separation
 from workbench.plots.separation_change import separation_change
@@ -24,6 +29,7 @@ from workbench.plots.strength import strength_curve
 from workbench.plots.style import TEMPLATE
 from workbench.plots.thresholds import threshold_transfer
 from workbench.plots.tokens import tokens_per_character
+from workbench.plots.transferred import gate_transfer
 from workbench.plots.understood import understanding
 from workbench.plots.variance import variance_shares
 
@@ -33,6 +39,11 @@ __all__ = [
     "auroc_with_nulls",
     "clusters",
     "direction_cosines",
+    "elsewhere",
+    "few_shot_curve",
+    "gate_ridges",
+    "gate_roc",
+    "gate_transfer",
     "harm_variance",
     "judge_agreement",
     "language_track",
@@ -47,6 +58,7 @@ __all__ = [
     "similarity_by_layer",
     "similarity_matrix",
     "steered",
+    "strength_by_method",
     "strength_curve",
     "threshold_transfer",
     "tokens_per_character",
