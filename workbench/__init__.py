@@ -57,6 +57,14 @@ _PUBLIC = {
     "Patch": "workbench.interventions",
     "Compose": "workbench.interventions",
     "orthogonalised": "workbench.interventions",
+    "Route": "workbench.interventions",
+    "RecalibratedGate": "workbench.gates",
+    "gate_data": "workbench.gates",
+    "label_curve": "workbench.gates",
+    "save_gate": "workbench.gates",
+    "load_gate": "workbench.gates",
+    "repair_gate": "workbench.repair.run",
+    "compare_gates": "workbench.repair.gate",
     "sweep_directions": "workbench.interventions.sweep",
     "RefusalTokens": "workbench.interventions",
     "refusal_tokens": "workbench.behavior.first_token",
@@ -94,6 +102,7 @@ if TYPE_CHECKING:
     from workbench.models.load import load_model as load_model
     from workbench.prompts.grid import PromptGrid as PromptGrid
     from workbench.prompts.sources import load_prompts as load_prompts
+    from workbench.repair.run import repair_gate as repair_gate
     from workbench.report.build import build_report as build_report
     from workbench.runs.folder import Run as Run
 

@@ -1,4 +1,4 @@
-"""The command line: ``workbench demo | diagnose | capture | report | organism train``.
+"""The command line: ``workbench demo | diagnose | repair gate | capture | report | organism train``.
 
 Heavy packages are imported inside the commands, so that ``--help`` answers at once. An error the workbench knows is one
 paragraph on standard error and exit code 2; ``--debug`` shows where it came from.
@@ -21,6 +21,7 @@ app = typer.Typer(
     "Examples:\n\n"
     "  workbench demo\n\n"
     "  workbench diagnose MODEL --before BASE --prompts multijail:PATH --harmless polyrefuse:PATH --languages en,sw,th\n\n"
+    "  workbench repair gate MODEL --prompts prompts.csv --k 4 --out runs/repair\n\n"
     "  workbench report runs/mine",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -29,6 +30,8 @@ app = typer.Typer(
 )
 organism_app = typer.Typer(help="The embedded model with known truth.", no_args_is_help=True)
 app.add_typer(organism_app, name="organism")
+repair_app = typer.Typer(help="Repair the safety decision, and measure what the repair does.", no_args_is_help=True)
+app.add_typer(repair_app, name="repair")
 
 Seed = Annotated[int, typer.Option(help="Seed of splits, draws and resampling.")]
 Prompts = Annotated[
@@ -128,6 +131,57 @@ def diagnose(
     _finish(run.folder)
 
 
+@repair_app.command("gate")
+def repair_gate(
+    model: Annotated[str, typer.Argument(help="Directory, hub id or organism:aligned.")],
+    prompts: Prompts,
+    k: Annotated[int, typer.Option(help="Harmful, and harmless, labelled examples per language.", min=1)] = 4,
+    draws: Annotated[int, typer.Option(help="How often the examples are drawn anew.", min=3)] = 20,
+    graded_draws: Annotated[int, typer.Option(help="Draws for which AdaSteer's replies are generated.", min=1)] = 5,
+    elsewhere: Annotated[
+        list[str] | None, typer.Option(help="Another prompt set that the gate meets unchanged; may be given several times.", metavar="SET")
+    ] = None,
+    harmless: Harmless = None,
+    harmful: Harmful = None,
+    subset: Subset = None,
+    languages: Languages = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Languages the gate is fitted on; default those of tier high. The others are repaired.", metavar="a,b")
+    ] = None,
+    tiers: Tiers = None,
+    template: Template = None,
+    system: System = None,
+    limit: Limit = None,
+    refusals: Annotated[Path | None, typer.Option(help="CSV of language,text: openings that count as a refusal.", metavar="FILE")] = None,
+    judge: Annotated[
+        str, typer.Option(help="Who says what is a refusal: auto, markers, classifier:MODEL or guard:MODEL.", metavar="NAME")
+    ] = "auto",
+    judge_model: Annotated[str | None, typer.Option(help="Model of a classifier or guard judge.", metavar="MODEL")] = None,
+    judge_template: Annotated[
+        Path | None, typer.Option(help="A guard model's question, with {prompt} and {reply}; default its chat template.", metavar="FILE")
+    ] = None,
+    judge_fallback: Annotated[str | None, typer.Option(help="Who judges languages that the judge cannot serve.", metavar="NAME")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Length of a reply; default by the set.", min=1)] = None,
+    strip_punctuation: Strip = False,
+    seed: Seed = 0,
+    dtype: Dtype = None,
+    device: Device = None,
+    out: Annotated[Path, typer.Option(help="Run folder; an unfinished run of the same request is continued.", metavar="DIR")] = Path("runs/repair"),
+    trust_remote_code: Trust = False,
+) -> None:
+    """Recalibrate a gate with k examples per language, and measure it beside rivals and controls.
+
+    Example: workbench repair gate organism:aligned --prompts organism --k 4 --out runs/repair
+    """
+    options = dict(locals())
+    from workbench.repair.run import repair_gate as run_repair
+
+    options["languages"], options["reference"] = _tags(languages), _tags(reference)
+    options["elsewhere_sets"] = options.pop("elsewhere") or []
+    run = run_repair(options.pop("model"), **options)
+    _finish(run.folder)
+
+
 @app.command()
 def capture(
     model: Annotated[str, typer.Argument(help="Directory, hub id or organism:aligned.")],
@@ -188,17 +242,28 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN"
 @organism_app.command("train")
 def organism_train(
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Where base/ and aligned/ go.", metavar="DIR")] = Path("runs/organism"),
+    out: Annotated[Path, typer.Option(help="Where base/, helpful/ and the model asked for go.", metavar="DIR")] = Path("runs/organism"),
     languages: Annotated[str | None, typer.Option(help="Private-use tags with invented names, most spoken first.", metavar="TAG=Name,...")] = None,
+    failure: Annotated[
+        str,
+        typer.Option(
+            help="The stage that fails in low-resource languages: calibration, representation, actuation-unrouted, actuation-unresponsive, "
+            "understanding, or healthy; with -2 made in a second way.",
+            metavar="NAME",
+        ),
+    ] = "calibration",
 ) -> None:
-    """Train the organism from scratch (two CPU cores, under half an hour).
+    """Train the organism from scratch (two CPU cores, under half an hour), or a variant of the one in DIR (minutes).
 
-    Example: workbench organism train --seed 1 --out runs/organism-1
+    Examples: workbench organism train --seed 1 --out runs/organism-1
+
+      workbench organism train --seed 1 --out runs/organism-1 --failure representation
     """
     names = None if languages is None else _named(languages)
-    from workbench.organism.train import train
+    from workbench.organism.failures import train_failure
 
-    typer.echo(train(out, seed=seed, names=names, progress=True))
+    folder = train_failure(failure, out, seed=seed, names=names, progress=True)
+    typer.echo(folder.parent if failure == "calibration" else folder)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -250,10 +315,11 @@ def _say_what_the_pipeline_does() -> None:
         def emit(self, record: logging.LogRecord) -> None:
             typer.echo(record.getMessage(), err=True)
 
-    logger = logging.getLogger("workbench.diagnosis")
-    logger.setLevel(logging.INFO)
-    if not logger.handlers:
-        logger.addHandler(Plain())
+    for room in ("workbench.diagnosis", "workbench.repair"):
+        logger = logging.getLogger(room)
+        logger.setLevel(logging.INFO)
+        if not logger.handlers:
+            logger.addHandler(Plain())
 
 
 def _complain(message: str) -> None:

@@ -11,12 +11,12 @@ import pandas as pd
 from torch import nn
 
 from workbench.activations.capture import too_long
-from workbench.runs.usable import comparable, drop_thin, reference_of
 from workbench.errors import ModelError, PromptError
 from workbench.models.chat import ChatModel
 from workbench.models.load import load_model
 from workbench.prompts.grid import PromptGrid
 from workbench.prompts.sources import load_prompts
+from workbench.runs.usable import comparable, drop_thin, reference_of
 
 
 @dataclass(frozen=True)

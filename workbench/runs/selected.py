@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from workbench.behavior.first_token import FirstTokenJudge, refusal_tokens
 from workbench.behavior.judges import PerLanguageJudge
 from workbench.directions import Direction, Directions
-from workbench.directions.select import Selection, select_direction
+from workbench.directions.select import DirectionScores, Selection, SelectionRule, select_direction
+from workbench.errors import DataError
 from workbench.interventions.refusal_tokens import RefusalTokens
 from workbench.interventions.sweep import sweep_directions
 from workbench.models.chat import ChatModel
@@ -40,6 +41,7 @@ def selected_direction(
     notes: list[Note],
     seed: int,
     progress: bool,
+    rules: Sequence[str | SelectionRule] = ("arditi",),
 ) -> Selected:
     """Try every candidate on the model and keep the best; saves the tables ``direction_scores`` and ``selection``, and the direction.
 
@@ -48,7 +50,9 @@ def selected_direction(
     directions : Directions
         Candidates from the fit split, positive towards harm.
     notes : list
-        Reference languages without refusal tokens are added to it.
+        Reference languages without refusal tokens are added to it, and that a later rule was needed.
+    rules : sequence of str or SelectionRule
+        Tried in turn, until one leaves a candidate.
 
     Raises
     ------
@@ -61,11 +65,20 @@ def selected_direction(
         store=run.folder / "results" / "direction_scores.jsonl", progress=progress,
     )  # fmt: skip
     run.save("direction_scores", scores)
-    selection = select_direction(scores, n_layers=chat.n_layers)
+    selection = _first_that_leaves_one(scores, rules, chat.n_layers, notes)
     run.save("selection", selection)
     chosen = selection.of(directions)
     chosen.save(run.folder / "results" / "selected_direction.safetensors")
     return Selected(chosen, selection, criterion)
+
+
+def _first_that_leaves_one(scores: DirectionScores, rules: Sequence[str | SelectionRule], n_layers: int, notes: list[Note]) -> Selection:
+    for rule in rules[:-1]:
+        try:
+            return select_direction(scores, rule=rule, n_layers=n_layers)
+        except DataError as reason:
+            notes.append(("selection", "all", None, f"no candidate stays under the rule {rule!r}, so the next was taken: {reason}"))
+    return select_direction(scores, rule=rules[-1], n_layers=n_layers)
 
 
 def _criterion(chat: ChatModel, grid: PromptGrid, reference: Sequence[str], notes: list[Note]) -> tuple[RefusalTokens | None, str]:
