@@ -1,11 +1,14 @@
 """Curves over the number of examples: the same numbers as deciding and counting in full, and what is not there is said."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
 from tests.repair.planted import planted_replies, planted_states
 from workbench.errors import DataError
-from workbench.gates import BalancedF1, ConformalMiss, MomentMatching, RecalibratedGate, Shrinkage
+from workbench.gates import BalancedF1, ConformalMiss, Gate, MomentMatching, RecalibratedGate, Shrinkage, ThresholdChoice
 from workbench.gates.adasteer import AdaSteer
 from workbench.gates.cast import CastGate
 from workbench.gates.latent_guard import LatentGuard
@@ -46,6 +49,40 @@ def test_decisions_from_scores_computed_once_are_those_of_recalibrated_gates(par
     quick, abstained = quick_decisions(gate, scored, gate.decision_function(scored), draws, policy)
     assert np.array_equal(quick, decisions(gate, scored, draws, policy=policy))
     assert 0 < quick.mean() < 1 and set(abstained.values()) == {0.0}
+
+
+class Rounded(Gate):
+    """Scores in whole numbers, so that many lie at a threshold."""
+
+    learned = ("axis_",)
+
+    def _learn(self, X, y, language):
+        self.axis_ = X[y].mean(axis=0) - X[~y].mean(axis=0)
+
+    def _score(self, X, language):
+        return np.round((X * self.axis_ / 4).sum(axis=1))
+
+
+@dataclass(frozen=True)
+class AtTheLowest:
+    """Puts the threshold at the lowest harmful example."""
+
+    name: ClassVar[str] = "at_the_lowest"
+    needs_labels: ClassVar[bool] = True
+
+    def choose(self, scores_harmful, scores_harmless, context):
+        return ThresholdChoice(float(scores_harmful.min()), "none")
+
+
+def test_what_scores_at_the_threshold_is_flagged_here_too(parts):
+    source, scored, pool = parts
+    some = scored.take(np.lexsort((scored.X[:, 0], scored.language)))  # the rows that are looked at first do not lie at the threshold
+    gate, draws = Rounded().fit(source), draw_examples(pool, TARGETS, 1, 6)
+    own = gate.decision_function(some)
+    quick, _ = quick_decisions(gate, some, own, draws, AtTheLowest())
+    assert np.array_equal(quick, decisions(gate, some, draws, policy=AtTheLowest()))
+    thresholds = [gate.decision_function(draw["sw"].take(draw["sw"].y)).min() for draw in draws.examples]
+    assert np.isin(thresholds, own[some.language == "sw"]).any(), "some do lie there"
 
 
 def test_a_point_of_the_curve_is_what_deciding_and_counting_in_full_gives(parts):
