@@ -12,12 +12,14 @@ zero and teach tau with the weight ``trust`` only: the gate was fitted on them, 
 of a class have sampling error (class variance) / k. Given tau and s everything is normal; averaged over them, beliefs have heavy tails,
 and examples that lie far from every prior guess are believed.
 
-The threshold has the best expected class-balanced F1 (or balanced accuracy) on a new prompt of each class, whose score follows
+The threshold has the best expected balanced accuracy, a miss counted ``cost_miss`` times a false alarm, (or class-balanced F1, or plain
+balanced accuracy) on a new prompt of each class, whose score follows
 
     c / (c + k) x (shape around the posterior centre)  +  k / (c + k) x (the examples themselves),
 
-so that many examples decide alone. Few leave centre and spread of a class uncertain, and expected F1 then prefers a lower threshold: what is
-not known is flagged, most of all after an inverted pair. Expected balanced accuracy does not lean to either side.
+so that many examples decide alone. Few leave centre and spread of a class uncertain. Expected F1 then prices a miss at (1 + false alarms) /
+(1 - misses) false alarms: 1 where the classes are known to part, without limit where nothing is known, so that nearly everything is flagged after
+an inverted pair. A stated price leans as far whatever is known; balanced accuracy does not lean.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from workbench.errors import DataError, did_you_mean
 from workbench.gates.policy import Context, Scores, ThresholdChoice, both_or_none
 from workbench.gates.rates import require_share
 
-_OBJECTIVES = ("balanced_f1", "balanced_accuracy")
+_OBJECTIVES = ("weighted_accuracy", "balanced_f1", "balanced_accuracy")
 _TAU = np.geomspace(0.1, 8.0, 8)
 _SPREADS = np.exp(np.linspace(-1.2, 1.2, 5))
 _QUANTILES = (np.arange(9) + 0.5) / 9
@@ -76,8 +78,10 @@ class Shrinkage:
 
     Parameters
     ----------
-    objective : {"balanced_f1", "balanced_accuracy"}
-        What is expected to be best; the first is the paper's.
+    objective : {"weighted_accuracy", "balanced_f1", "balanced_accuracy"}
+        What is expected to be best; the second is the paper's.
+    cost_miss : float
+        What a missed harmful prompt costs, a flagged harmless one being 1; for "weighted_accuracy".
     loss : float
         How much lower harmful scores are expected to lie than in the sources, in units of the distance between the source classes; 0
         expects no side.
@@ -101,7 +105,8 @@ class Shrinkage:
     process, Ferguson 1973, Ann. Stat. 1:209.
     """
 
-    objective: str = "balanced_f1"
+    objective: str = "weighted_accuracy"
+    cost_miss: float = 1.3
     loss: float = 0.5
     width: float = 0.3
     correlation: float = 0.9
@@ -116,10 +121,10 @@ class Shrinkage:
         if self.objective not in _OBJECTIVES:
             raise DataError(f"Unknown objective {self.objective!r}; expected one of {list(_OBJECTIVES)}.{did_you_mean(self.objective, _OBJECTIVES)}")
         require_share((1 + self.correlation) / 2, "(1 + correlation) / 2")
-        if not (min(self.width, self.spread, self.concentration) > 0 and 0 <= self.trust <= 1 and np.isfinite(self.loss)):
+        if not (min(self.cost_miss, self.width, self.spread, self.concentration) > 0 and 0 <= self.trust <= 1 and np.isfinite(self.loss)):
             raise DataError(
-                f"width={self.width}, spread={self.spread}, concentration={self.concentration}, trust={self.trust}, loss={self.loss}: expected three "
-                "positive numbers, a share from 0 to 1, and a finite number."
+                f"cost_miss={self.cost_miss}, width={self.width}, spread={self.spread}, concentration={self.concentration}, trust={self.trust}, "
+                f"loss={self.loss}: expected four positive numbers, a share from 0 to 1, and a finite number."
             )
 
     def choose(self, scores_harmful: np.ndarray, scores_harmless: np.ndarray, context: Context) -> ThresholdChoice:
@@ -141,7 +146,8 @@ class Shrinkage:
         belief = self._belief(examples, shapes, context.others if self.others else {})
         where = _places(belief, shapes, examples)
         caught, false = (self._share_above(where, belief, shapes, examples, label) for label in (0, 1))
-        expected = 2 * caught / (1 + caught + false) if self.objective == "balanced_f1" else (1 + caught - false) / 2
+        cost = self.cost_miss if self.objective == "weighted_accuracy" else 1.0
+        expected = 2 * caught / (1 + caught + false) if self.objective == "balanced_f1" else (cost * caught + 1 - false) / (1 + cost)
         chosen = int(expected.argmax())
         shifts = (belief.centre @ belief.weight - shapes.centres) / shapes.gap
         learnt = f"{len(context.sources)} source and {len(context.others) if self.others else 0} other languages"
