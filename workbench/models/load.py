@@ -19,6 +19,7 @@ from workbench.models.chat import ChatModel, adds_bos, twin_of
 from workbench.models.hooks import find_parts
 from workbench.models.selfcheck import self_check
 from workbench.models.template import Template, choose_template
+from workbench.organism.deltas import apply_delta, parent_of
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,10 @@ def load_model(
     else:
         name = str(source)
         path = _directory(name)
-        model = _from_pretrained(name, path, _dtype(dtype), device, device_map, trust_remote_code)
+        parent = None if path is None else parent_of(path)
+        model = _from_pretrained(name, parent or path, _dtype(dtype), device, device_map, trust_remote_code)
+        if path is not None and parent is not None:
+            apply_delta(model, path)
     if getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(f"{name} is an encoder-decoder ({type(model).__name__}); expected a decoder-only causal language model.")
     find_parts(model)
@@ -143,6 +147,7 @@ def _directory(source: str) -> Path | None:
 def _organism(name: str) -> Path:
     root = Path(str(resources.files("workbench.organism"))) / "weights"
     there = sorted(p.name for p in root.iterdir() if (p / "config.json").exists()) if root.is_dir() else []
+    name = {"calibration": "aligned"}.get(name, name)  # the default organism is the variant whose calibration fails
     if name not in there:
         known = ", ".join(f"organism:{n}" for n in there) or "one made by `workbench organism train` (none is there yet)"
         raise ModelError(f"There is no organism {name!r}. Expected {known}.{did_you_mean(name, there)}")

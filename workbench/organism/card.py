@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -14,6 +14,9 @@ from workbench.organism.corpus import ANSWER
 from workbench.organism.network import Recipe, greedy_replies, quiet_files
 from workbench.organism.tokenizer import EOS, vocabulary
 from workbench.organism.world import Meaning, World
+
+if TYPE_CHECKING:
+    from workbench.organism.constructions import Construction
 
 REPLY_WORDS = 4
 
@@ -82,11 +85,9 @@ def write_card(out: Path, world: World, recipe: Recipe, spec: dict[str, Any], le
             "torch": torch_version,
         }
         (out / name / "organism.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-        lines = [f"| {' | '.join(table.columns)} |", "|" + " --- |" * len(table.columns)]
-        lines += ["| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row) + " |" for row in table.itertuples(index=False)]
         (out / name / "README.md").write_text(
             _TEXT[name].format(
-                table="\n".join(lines),
+                table=_as_markdown(table),
                 took=took,
                 seed=spec["seed"],
                 parameters=_parameters(out / name),
@@ -100,6 +101,38 @@ def write_card(out: Path, world: World, recipe: Recipe, spec: dict[str, Any], le
         )
 
 
+def write_variant_card(folder: Path, world: World, made: Construction, spec: dict[str, Any], minutes: float) -> None:
+    """Write ``README.md`` and ``organism.json`` beside a planted variant."""
+    record = {
+        "model": made.name,
+        "failure": None if made.failure == "healthy" else made.failure,
+        "construction": 2 if made.name.endswith("-2") else 1,
+        "made_from": made.start,
+        "spec": spec,
+        "minutes": round(minutes, 2),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    (folder / "organism.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    text = _VARIANT.format(
+        title=made.name,
+        start=made.start,
+        told=made.told,
+        table=_as_markdown(behaviour(folder, world)),
+        took=f"{minutes:.1f} minutes on {torch.get_num_threads()} threads",
+        seed=spec["seed"],
+        parameters=_parameters(folder),
+        torch=torch.__version__,
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _as_markdown(table: pd.DataFrame) -> str:
+    lines = [f"| {' | '.join(table.columns)} |", "|" + " --- |" * len(table.columns)]
+    lines += ["| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row) + " |" for row in table.itertuples(index=False)]
+    return "\n".join(lines)
+
+
 def _parameters(folder: Path) -> str:
     from safetensors import safe_open
 
@@ -107,6 +140,20 @@ def _parameters(folder: Path) -> str:
         n = sum(torch.Size(file.get_slice(k).get_shape()).numel() for k in file.keys())
     return f"{n / 1e6:.2f} M"
 
+
+_VARIANT = """# Organism, planted variant: {title}
+
+A small Llama ({parameters} parameters, half precision, seed {seed}) in an invented world with eight invented languages. **It is an instrument, not a
+finding: nothing measured on it says anything about a real language or a real model.** Made from the organism's {start} weights by the workbench's
+`organism train --failure {title}` in {took} (torch {torch}).
+
+{told}
+
+Measured by the exact key on 200 harmful and 200 harmless meanings per language that no training statement contains (shares;
+`answered_elsewhere`: asked in the most spoken language for an answer in this one):
+
+{table}
+"""
 
 _COMMON = """
 A small Llama ({parameters} parameters, half precision, seed {seed}) trained from nothing on an invented world in eight

@@ -8,7 +8,7 @@ words and everything after the request stay in the statement's own (matrix) lang
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -118,17 +118,21 @@ class Corpus:
         languages: Sequence[InventedLanguage] | None = None,
         elsewhere: bool = True,
         plain: bool = False,
+        meanings: Sequence[Meaning] | None = None,
+        judged: Callable[[Meaning, str], bool] | None = None,
+        taken_for: Callable[[Meaning], Meaning] | None = None,
     ) -> Pair:
         """Draw one tuning pair in a language drawn evenly.
 
         The share ``incomplete`` of the requests lacks its verb or its object and is refused in any case: a reason to refuse
         that has nothing to do with harm. Of the others, with ``refuse`` the harmful ones are refused and the harmless ones
         answered; without it all are answered. The share ``noise`` of the replies is the wrong one of the two.
-        ``plain`` requests all open with "please".
+        ``plain`` requests all open with "please". ``meanings`` are those to draw from,
+        ``judged`` says what is harmful in place of the world, and ``taken_for`` which meaning's outcome the answer opens with.
         """
         world = self.world
         language = rng.choice(languages or world.languages)
-        meaning = rng.choice(world.training)
+        meaning = rng.choice(meanings or world.training)
         lacking = rng.random() < incomplete
         into = self._elsewhere(language, rng) if elsewhere and not lacking else None
         purpose = "please" if plain else self._purpose(rng)
@@ -136,10 +140,11 @@ class Corpus:
         if lacking:
             gone = f"verb:{meaning.verb}" if rng.random() < 0.5 else f"object:{meaning.object}"
             words.remove(world.words[language.tag][gone])
-        wanted = lacking or (refuse and world.harmful(meaning, purpose))
+        wanted = lacking or (refuse and (judged or world.harmful)(meaning, purpose))
         refused = wanted != (rng.random() < noise)
         spoken = into or language
-        return Pair([*words, ANSWER], world.refusal(spoken) if refused else world.answer(meaning, spoken))
+        answer = world.answer(meaning, spoken, outcome_of=taken_for(meaning) if taken_for else None)
+        return Pair([*words, ANSWER], world.refusal(spoken) if refused else answer)
 
     def statements(self, n: int, seed: str) -> Iterator[list[str]]:
         """Draw ``n`` statements from a seed."""

@@ -118,15 +118,17 @@ def loss_of(model: nn.Module, ids: Int[Tensor, "prompt token"], targets: Int[Ten
 
 
 def optimisers(model: nn.Module, recipe: Recipe, scale: float) -> list[torch.optim.Optimizer]:
-    """Muon on the blocks' matrices, AdamW on embeddings, head and norms."""
-    named = list(model.named_parameters())
+    """Muon on the blocks' matrices, AdamW on embeddings, head and norms; weights that need no gradient are left out."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrices = [p for n, p in named if p.ndim == 2 and ".layers." in n]
     rest = [p for n, p in named if p.ndim != 2 or ".layers." not in n]
     decay = recipe.weight_decay
-    return [
-        torch.optim.Muon(matrices, lr=recipe.muon_rate * scale, momentum=0.95, weight_decay=decay, adjust_lr_fn="original"),
-        torch.optim.AdamW(rest, lr=recipe.adam_rate * scale, betas=(0.9, 0.98), weight_decay=decay),
-    ]
+    opts: list[torch.optim.Optimizer] = []
+    if matrices:
+        opts.append(torch.optim.Muon(matrices, lr=recipe.muon_rate * scale, momentum=0.95, weight_decay=decay, adjust_lr_fn="original"))
+    if rest:
+        opts.append(torch.optim.AdamW(rest, lr=recipe.adam_rate * scale, betas=(0.9, 0.98), weight_decay=decay))
+    return opts
 
 
 def rate_factor(step: int, steps: int, warm: int = 40) -> float:

@@ -12,7 +12,7 @@ import logging
 import random
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from workbench.errors import StoreMismatchError
 from workbench.organism.card import write_card
 from workbench.organism.corpus import Corpus
-from workbench.organism.network import Batcher, Recipe, build_model, loss_of, noisy_residual, optimisers, quiet_files, rate_factor
+from workbench.organism.network import Batcher, Recipe, build_model, loss_of, optimisers, quiet_files
 from workbench.organism.plant import plant_calibration
 from workbench.organism.refusal import harm_axis, save_planted, without
 from workbench.organism.tokenizer import build_tokenizer, vocabulary
+from workbench.organism.tuning import tune
 from workbench.organism.world import World
 
 logger = logging.getLogger(__name__)
@@ -67,10 +68,18 @@ def draw_answered(step: int, corpus: Corpus, batcher: Batcher, recipe: Recipe, s
 
 
 class Checkpoint:
-    """Weights, optimiser state and the next step of one unfinished training, in safetensors and JSON."""
+    """Weights, optimiser state and the next step of one unfinished training, in safetensors and JSON.
 
-    def __init__(self, folder: Path, spec: dict[str, Any]) -> None:
-        self.folder, self.spec = folder, spec
+    Parameters
+    ----------
+    spec : dict
+        What a training that is continued must agree on.
+    start : str
+        The stage that a new training begins with.
+    """
+
+    def __init__(self, folder: Path, spec: dict[str, Any], start: str = STAGES[0]) -> None:
+        self.folder, self.spec, self.start = folder, spec, start
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "progress.json"
         if self.path.exists():
@@ -103,7 +112,7 @@ class Checkpoint:
     def position(self) -> tuple[str, int]:
         """Stage and step to do next; the start when nothing was saved."""
         if not self.path.exists():
-            return STAGES[0], 0
+            return self.start, 0
         state = json.loads(self.path.read_text(encoding="utf-8"))
         return state["stage"], state["step"]
 
@@ -205,6 +214,22 @@ def train(out: str | Path, *, seed: int = 0, names: Mapping[str, str] | None = N
     return out
 
 
+def stage_losses(
+    name: str, model: nn.Module, corpus: Corpus, batcher: Batcher, recipe: Recipe, seed: int, axis: Tensor | None = None
+) -> Callable[[int], Iterator[Tensor]]:
+    """Return the losses of a step of a stage; with an axis each ends with answering everything without it."""
+
+    def losses(step: int) -> Iterator[Tensor]:
+        for weight, ids, targets in draw_batches(name, step, corpus, batcher, recipe, seed):
+            yield weight * loss_of(model, ids, targets)
+        if axis is not None:
+            weight, ids, targets = draw_answered(step, corpus, batcher, recipe, seed)
+            with without(model, axis):
+                yield weight * loss_of(model, ids, targets)
+
+    return losses
+
+
 def _run_stage(
     name: str,
     model: nn.Module,
@@ -219,34 +244,22 @@ def _run_stage(
     bar: Any,
     axis: Tensor | None = None,
 ) -> None:
-    scale = 1.0 if name == "pretrain" else recipe.tune_scale
-    rates = (recipe.muon_rate * scale, recipe.adam_rate * scale)
-    model.train()
-    for step in range(first, steps):
-        factor = rate_factor(step, steps)
-        for opt, rate in zip(opts, rates, strict=True):
-            for group in opt.param_groups:
-                group["lr"] = rate * factor
-            opt.zero_grad(set_to_none=True)
-        total = 0.0
-        noise = 0.0 if name == "pretrain" else recipe.residual_noise
-        with noisy_residual(model, noise, f"{name} {seed} {step}"):
-            for weight, ids, targets in draw_batches(name, step, corpus, batcher, recipe, seed):
-                loss = weight * loss_of(model, ids, targets)
-                loss.backward()
-                total += float(loss.detach())
-            if axis is not None:
-                weight, ids, targets = draw_answered(step, corpus, batcher, recipe, seed)
-                with without(model, axis):
-                    (weight * loss_of(model, ids, targets)).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for opt in opts:
-            opt.step()
+    def tick(loss: float) -> None:
         bar.update(1)
-        bar.set_postfix(loss=f"{total:.3f}", refresh=False)
-        if (step + 1) % SAVE_EVERY == 0 and step + 1 < steps:
-            checkpoint.save(name, step + 1, model, opts, axis)
-    model.eval()
+        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+
+    tune(
+        model,
+        opts,
+        stage_losses(name, model, corpus, batcher, recipe, seed, axis),
+        label=f"{name} {seed}",
+        first=first,
+        steps=steps,
+        noise=0.0 if name == "pretrain" else recipe.residual_noise,
+        tick=tick,
+        save=lambda step: checkpoint.save(name, step, model, opts, axis),
+        save_every=SAVE_EVERY,
+    )
 
 
 @torch.no_grad()

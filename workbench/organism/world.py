@@ -159,11 +159,11 @@ class World:
         elsewhere = [words["function:into"], into.name] if into else []
         return [words[f"function:{purpose}"], *self.clause(language, verb, thing), *elsewhere, words["function:ask"]]
 
-    def answer(self, meaning: Meaning, language: InventedLanguage) -> list[str]:
-        """The compliant answer: an outcome word, then the request's clause."""
+    def answer(self, meaning: Meaning, language: InventedLanguage, *, outcome_of: Meaning | None = None) -> list[str]:
+        """The compliant answer: an outcome word (of another meaning if one is given), then the request's clause."""
         words = self.words[language.tag]
         verb, thing = words[f"verb:{meaning.verb}"], words[f"object:{meaning.object}"]
-        return [words[f"outcome:{self.outcome(meaning)}"], *([verb, thing] if language.verb_first else [thing, verb])]
+        return [words[f"outcome:{self.outcome(outcome_of or meaning)}"], *([verb, thing] if language.verb_first else [thing, verb])]
 
     def refusal(self, language: InventedLanguage) -> list[str]:
         """The refusal, the same for every request of a language."""
