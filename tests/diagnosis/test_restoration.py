@@ -216,6 +216,8 @@ def test_planted_increments_are_found_with_their_peak_in_both_ways_and_not_in_th
             assert part["peak"].tolist() == [False, False, True, False, False]
             assert part["peak_share"].tolist()[:4] == [0, 0, 1, 0] and np.isnan(part["peak_share"].iloc[4])
             assert (part["low"] <= part["value"]).all() and (part["value"] <= part["high"]).all() and (part["n"] == 20).all()
+    back = map_rows(*made_up(rng, [0.0, -1.0, -1.0], noise=0.0), n_layers=3, confidence=0.95, rng=rng)
+    assert not back["peak"].any() and back["peak_share"].isna().all(), "away from the donor there is no peak"
     part = told.query("language == 'sw' and way == 'restore' and outcome == 'refusal'")
     assert part["value"].tolist() == [0, 0, pytest.approx(part["value"].iloc[2]), 0, 1] and (part["high"] > part["low"]).all()
 

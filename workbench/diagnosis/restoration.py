@@ -55,8 +55,8 @@ class Restoration(Result):
 
     ``value``: change of the outcome by the exchange, with its interval over meanings; 0 is no effect. ``before`` and ``goal``: outcome of
     receiver and donor without any exchange. ``increment``: value minus that of the layer before, paired by prompt; in the first layer in
-    which the prompts differ, the value itself. ``peak``: the layer below the last with the largest increment towards the donor;
-    ``peak_share``: how often it is that layer in resamples of meanings. ``trivial``: the whole state in the last layer, which brings the
+    which the prompts differ, the value itself. ``peak``: the layer below the last with the largest increment towards the donor, if any leads
+    there; ``peak_share``: how often it is that layer in resamples of meanings. ``trivial``: the whole state in the last layer, which brings the
     donor's reply with it whatever the model does. ``length``: mean displacement in units of the residual stream. ``n``: meanings.
     """
 

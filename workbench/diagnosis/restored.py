@@ -71,8 +71,9 @@ def _rows(cell: _Cell, found: Interchanged, outcome: str, n_layers: int, confide
     # at the last layer no block is left to read anything
     allowed = [k for k, layer in enumerate(found.layers) if earlier[k] is not None and layer < n_layers and not control]
     steps = {k: towards * (cell.after[k] - earlier[k]).mean(axis=0) for k in allowed}
-    shares = _first_places(steps, rng)
     best = max(steps, key=lambda k: steps[k].mean(), default=None)
+    best = best if best is not None and steps[best].mean() > 0 else None  # no layer leads towards the donor
+    shares = {} if best is None else _first_places(steps, rng)
     for k, layer in enumerate(found.layers):
         before, now = earlier[k], cell.after[k]
         value = change(now, cell.before, outcome, confidence) if np.isfinite(now).all() else _UNKNOWN
