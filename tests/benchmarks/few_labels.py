@@ -19,7 +19,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ POLICIES: Mapping[str, ThresholdPolicy] = {
 OURS = ("shrinkage", "shrinkage, expected F1", "shrinkage, accuracy")
 
 
-def curves(organism: str, draws: int) -> pd.DataFrame:
+def curves(organism: str, ks: Sequence[int], draws: int) -> pd.DataFrame:
     """Measure every policy on one organism; a row per position, policy, k and statistic, means over low-resource languages."""
     shipped = organism == "shipped"
     chat = load_model("organism:aligned" if shipped else str(Path(organism) / "aligned"))
@@ -77,7 +77,7 @@ def curves(organism: str, draws: int) -> pd.DataFrame:
     for position in POSITIONS:
         data = gate_data(acts, LAYER, position)
         gate = RecalibratedGate().fit(data.select(split="fit", languages=grid.reference(None)))
-        table = label_curve(gate, data, low, KS, list(POLICIES.values()), draws, np.random.default_rng(0)).table
+        table = label_curve(gate, data, low, ks, list(POLICIES.values()), draws, np.random.default_rng(0)).table
         names = dict(zip(dict.fromkeys(table["policy"]), POLICIES, strict=True))
         part = table[table["statistic"].isin(STATISTICS)].assign(policy=lambda t, names=names: t["policy"].map(names))
         columns = ["mean", "difference", "difference_low", "difference_high", "abstained"]
@@ -166,6 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("organisms", nargs="*", default=["shipped"], help="folders of `workbench organism train`, 'shipped', or 'none'")
     parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--ks", type=int, nargs="+", default=KS, help="labels per class, on organisms")
     parser.add_argument("--no-simulation", action="store_true")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
@@ -173,7 +174,7 @@ def main() -> None:
     if asked.organisms != ["none"]:
         measured = []
         for organism in asked.organisms:
-            measured.append(curves(organism, asked.draws))
+            measured.append(curves(organism, asked.ks, asked.draws))
             sys.stderr.write(f"{organism} done\n")
         table = pd.concat(measured, ignore_index=True)
         tables |= {"organisms": by_k(table), "differences": differences(table)}

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -45,9 +46,11 @@ from workbench.repair.rates import RATES, MethodRun, Resampler, repair_rates
 from workbench.runs.folder import Run
 from workbench.runs.selected import selected_direction
 from workbench.runs.setting import enough_tokens
+from workbench.statistics import wilson
 
 POSITIONS = ("t_inst", "t_post_inst")
 RESAMPLES = 2000
+CLASS = 200  # scored meanings of each class
 #: Arditi's filters without the truncation of their depth: int(.8 x 8 blocks) drops layer 6, which lies at three quarters of the depth.
 RULE = SelectionRule(kl_max=0.1, induce_min=0.0, depth=0.875)
 RANDOM_GATED, RANDOM_ALWAYS, BEST_CAST = "gate, random directions", "random directions, always", "CAST, best of these"
@@ -138,6 +141,9 @@ def told(parts: Sequence[np.ndarray], *, spread: bool = True) -> str:
     """Write the mean of organisms with its interval, then the range over organisms."""
     values = np.mean(parts, axis=0)
     low, high = np.quantile(values[1:], (0.025, 0.975))
+    if low == high:  # nothing varied: at most so many of the scored meanings of each class would have
+        slack = math.hypot(wilson(0, CLASS).high, wilson(0, CLASS).high)
+        low, high = values[0] - slack, values[0] + slack
     each = [float(part[0]) for part in parts]
     text = f"{values[0]:.3f} [{low:.3f}, {high:.3f}]"
     return text + (f"; {min(each):.3f} to {max(each):.3f}" if spread and len(parts) > 1 else "")
