@@ -10,6 +10,7 @@ from workbench.report.facts import doubtful, dropped, facts, provenance
 from workbench.report.language_table import MARGIN, language_rows, verdict
 from workbench.report.limits import limits
 from workbench.report.record import RunRecord
+from workbench.report.repair import repair_of
 from workbench.report.sections import diagnosis_sections
 
 
@@ -19,8 +20,8 @@ def build_report(run_folder: str | Path) -> Path:
     Parameters
     ----------
     run_folder : path
-        What ``diagnose`` wrote. Only ``manifest.json``, ``summary.json`` and ``results/*.parquet`` are read; a missing table becomes a
-        sentence that says so.
+        What ``diagnose`` or a repair by a gate wrote; a repair in the folder ``repair/`` of a diagnosis becomes a section of its page. Only
+        ``manifest.json``, ``summary.json`` and ``results/*.parquet`` are read; a missing table of a diagnosis becomes a sentence that says so.
 
     Returns
     -------
@@ -40,16 +41,18 @@ def build_report(run_folder: str | Path) -> Path:
 
     run = RunRecord.read(run_folder)
     write_whole(run.folder / "figures" / "plotly.min.js", get_plotlyjs())
-    rows = language_rows(run)
-    sections = diagnosis_sections(run)
+    rows = [] if run.is_repair else language_rows(run)
+    repair = repair_of(run)
+    sections = [] if run.is_repair else diagnosis_sections(run)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(resources.files("workbench.report").joinpath("template.html").read_text(encoding="utf-8"))
     page = template.render(
         run=run,
         facts=facts(run),
         rows=rows,
-        verdict=verdict(run, rows),
-        sections=sections,
+        verdict=[] if run.is_repair else verdict(run, rows),
+        sections=[*sections, *([repair.section] if repair else [])],
+        repair=repair,
         dropped=dropped(run),
         limits=limits(run),
         provenance=provenance(run),

@@ -25,8 +25,10 @@ def figure(
     draw: Callable[[pd.DataFrame], Any],
     caption: Callable[[RunRecord, pd.DataFrame], str],
     model: str | None = "after",
+    *,
+    into: Path | None = None,
 ) -> Figure:
-    """Draw one figure, save it on its own, and return it for the page; without its table, say so."""
+    """Draw one figure, save it on its own in ``into`` (default the run's folder), and return it for the page; without its table, say so."""
     from markupsafe import Markup
 
     table = run.table(needs, model=model)
@@ -38,7 +40,7 @@ def figure(
         log.warning("figure %s was not drawn: %s", name, error)
         return Figure(name, missing=f"Not drawn: {error}")
     html = drawn.to_html(full_html=False, include_plotlyjs=False, div_id=f"fig-{name}", auto_play=False, config=_CONFIG)
-    _alone(run.folder / "figures" / f"{name}.html", drawn.layout.title.text or name, html)
+    _alone((into or run.folder) / "figures" / f"{name}.html", drawn.layout.title.text or name, html)
     return Figure(name, Markup(html), sentence)
 
 

@@ -21,7 +21,7 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
     model = run.find("manifest.spec.model")
     kind = ", ".join(str(model[key]) for key in ("architecture", "dtype", "device") if model.get(key)) if isinstance(model, dict) else ""
     versions = run.find("manifest.versions")
-    return [
+    shown = [
         ("Model", f"{run.model} ({kind})" if kind else run.model),
         ("Before alignment", run.before or "none given"),
         ("Prompts", grid),
@@ -30,6 +30,23 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
         ("System prompt", compact(run.find("manifest.spec.model.system", "summary.model.system"))),
         ("Seed", compact(run.find("manifest.spec.seed"))),
         ("Versions", compact(versions).replace("; ", ", ") if versions else "not recorded"),
+    ]
+    if not run.is_repair:
+        return shown
+    kept = [fact for fact in shown if fact[0] != "Before alignment"]
+    return [*kept[:-1], *_repaired_by(run), kept[-1]]  # versions last
+
+
+def _repaired_by(run: RunRecord) -> list[tuple[str, str]]:
+    """Where the gate reads, how hard everything pushes, and how many labels were used."""
+    place, k = run.find("summary.place") or {}, run.find("summary.k", "manifest.spec.k")
+    draws = run.find("manifest.spec.draws")
+    where = f"layer {place['layer']} of {place['position']}" if {"layer", "position"} <= set(place) else "not recorded"
+    labels = "not recorded" if k is None else f"{k} harmful + {k} harmless per language" + (f", {draws} draws" if draws else "")
+    return [
+        ("Gate reads", where),
+        ("Strength", f"{place['strength']:g} gaps of the direction" if "strength" in place else "not recorded"),
+        ("Labelled examples", labels),
     ]
 
 

@@ -10,6 +10,8 @@ ORGANISM = "This is a controlled model with invented languages: nothing here say
 
 def limits(run: RunRecord) -> list[tuple[str, str]]:
     """Return (subject, sentence) pairs, the organism's note first."""
+    if run.is_repair:
+        return _of_repair(run)
     said: list[tuple[str, str]] = []
     if run.is_organism:
         said.append(("Organism", ORGANISM))
@@ -24,9 +26,43 @@ def limits(run: RunRecord) -> list[tuple[str, str]]:
     said.append(_languages(run))
     said += _nulls(run)
     said.append(("Sample", _sample(run)))
+    if run.repair is not None:
+        said += _repair(run.repair)
     if run.before is None:
         said.append(("No model before alignment", "Without one, nothing is said about what alignment changed."))
     return said
+
+
+def _of_repair(run: RunRecord) -> list[tuple[str, str]]:
+    """What a repair alone cannot say."""
+    rates = run.table("repair_rates")
+    n = "The number of meanings was not recorded" if rates is None else f"{int(rates['n'].max())} meanings were scored"
+    return [
+        *([("Organism", ORGANISM)] if run.is_organism else []),
+        ("One judge", "One judge decided for every method what a refusal is, of replies given under an edit as well; another can count differently."),
+        *_repair(run),
+        ("One template", "One chat template and one system prompt were used; a gate reads the rendered prompt, so another can move every score."),
+        _languages(run),
+        ("Sample", f"{n}; intervals are 95 % per number and do not account for how many methods and languages the page shows."),
+    ]
+
+
+def _repair(run: RunRecord) -> list[tuple[str, str]]:
+    """What the evidence for a repair by a gate cannot say."""
+    k = run.find("summary.k", "manifest.spec.k")
+    told = "A few" if k is None else f"{k} harmful and {k} harmless"
+    return [
+        (
+            "Strength of the repair",
+            "All methods push with one strength, chosen on the select split with true labels in the gate's place. That is fair between methods, but "
+            "needs more labels than the gate itself, and a method could do better with a strength of its own.",
+        ),
+        (
+            "Examples of the repair",
+            f"{told} labelled examples per language, drawn from the same set that is scored: examples of another kind, or wrongly labelled ones, can "
+            "fit worse. The layer was chosen on the reference languages.",
+        ),
+    ]
 
 
 def _surface(run: RunRecord) -> tuple[str, str]:

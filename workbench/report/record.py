@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ import pandas as pd
 
 from workbench.errors import DataError
 from workbench.results import Result
+
+#: What the manifest of a repair by a gate calls itself, and the folder of a diagnosis that may hold one.
+REPAIR, NESTED = "gate repair", "repair"
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,15 @@ class RunRecord:
         ``manifest.json`` and ``summary.json``; empty where missing.
     results : dict of str to Result
         Every ``results/*.parquet``, by name.
+    repair : RunRecord, optional
+        The repair by a gate that belongs to a diagnosis: the run in its folder ``repair/``.
     """
 
     folder: Path
     manifest: dict[str, Any]
     summary: dict[str, Any]
     results: dict[str, Result]
+    repair: RunRecord | None = None
 
     @classmethod
     def read(cls, folder: str | Path) -> RunRecord:
@@ -45,7 +51,11 @@ class RunRecord:
         if not (folder / "manifest.json").exists():
             raise DataError(f"{folder} is no run folder: it has no manifest.json. Give the folder that `workbench diagnose --out` wrote.")
         results = {path.stem: Result.load(path) for path in sorted((folder / "results").glob("*.parquet"))}
-        return cls(folder, _json(folder / "manifest.json"), _json(folder / "summary.json"), results)
+        found = cls(folder, _json(folder / "manifest.json"), _json(folder / "summary.json"), results)
+        if found.is_repair or not (folder / NESTED / "manifest.json").exists():
+            return found
+        nested = cls.read(folder / NESTED)
+        return replace(found, repair=nested) if nested.is_repair else found
 
     def table(self, name: str, *, model: str | None = "after") -> pd.DataFrame | None:
         """Return a table, or None where it is missing or empty.
@@ -68,6 +78,11 @@ class RunRecord:
             if here is not None and here != {} and here != []:
                 return here
         return None
+
+    @property
+    def is_repair(self) -> bool:
+        """Whether this is a run of repair by a gate, not a diagnosis."""
+        return self.find("manifest.kind", "manifest.spec.kind") == REPAIR
 
     @property
     def model(self) -> str:
@@ -108,7 +123,8 @@ class RunRecord:
             return {}
         table = pd.concat(parts, ignore_index=True)
         table["tier"] = table["tier"].astype(object).where(table["tier"].notna(), "unknown")
-        return languages_of(table[table["language"] != "all"])  # "all" pools languages; it is none
+        pooled = (table["language"] == "all") | table["language"].astype(str).str.startswith("mean ")  # these are no languages
+        return languages_of(table[~pooled])
 
     def name_of(self, language: str) -> str:
         """Return a language's name where the run or the language table knows one, else ``""``."""

@@ -9,13 +9,17 @@ from rich.table import Table
 
 from workbench.report.language_table import language_rows, not_validated
 from workbench.report.record import RunRecord
+from workbench.report.repair_rows import repair_rows
 from workbench.report.wording import number
 
 _MARKS = {"fail": " x", "unsure": " ?"}
+_LOOK: dict[str, Any] = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 0, 0, 1)}
 
 
 def figures(run: RunRecord) -> list[Table]:
-    """Return the measured figures per language, and the bottleneck verdicts."""
+    """Return the measured figures per language, and the bottleneck verdicts; of a repair by a gate, what it repairs."""
+    if run.is_repair:
+        return [_repaired(run)]
     columns = {
         "understood": "under-\nstood",
         "represented": "AUROC",
@@ -27,8 +31,7 @@ def figures(run: RunRecord) -> list[Table]:
     }
     title = f"{run.model}: a controlled model with invented languages" if run.is_organism else run.model
     caption = "Two lines in a cell: t_inst, t_post_inst. Refusal in %. x marked, ? undecided. The report has the intervals."
-    look: dict[str, Any] = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 0, 0, 1)}
-    languages = Table(title=title, caption=caption, **look)
+    languages = Table(title=title, caption=caption, **_LOOK)
     languages.add_column("language", no_wrap=True)
     for name in columns.values():
         languages.add_column(name, justify="right")
@@ -43,10 +46,10 @@ def figures(run: RunRecord) -> list[Table]:
     languages.add_section()
     for tier, means in _tier_means(run).items():
         languages.add_row(f"mean, {tier}", *(means[stage] for stage in columns))
-    tables = [languages]
+    tables = [languages] if run.repair is None else [languages, _repaired(run.repair)]
     found = run.table("bottleneck", model=None)
     if found is not None:
-        bottleneck = Table(title="semantic bottleneck", **look)
+        bottleneck = Table(title="semantic bottleneck", **_LOOK)
         for name in ("model", "position", "verdict", "layer"):
             bottleneck.add_column(name)
         for _, row in found.iterrows():
@@ -58,6 +61,21 @@ def figures(run: RunRecord) -> list[Table]:
             bottleneck.add_row(str(row.get("model", "after")), str(row["position"]), str(row["verdict"]), layer)
         tables.append(bottleneck)
     return tables
+
+
+def _repaired(run: RunRecord) -> Table:
+    """Return the rates without and with a gate, per language and as means over tiers."""
+    title = f"{run.model}: a controlled model with invented languages" if run.is_organism else run.model
+    caption = "Without -> with the gate, in %; selectivity in points. Oracle: true labels decide. The report has the intervals, rivals and controls."
+    table = Table(title=f"repair by a gate, {title}", caption=caption, **_LOOK)
+    table.add_column("language", no_wrap=True)
+    for name in ("harmful\nrefused", "harmless\nrefused", "answered\nright", "selec-\ntivity", "gain", "oracle"):
+        table.add_column(name, justify="right")
+    for row in repair_rows(run):
+        changes = (row.harmful_refusal, row.harmless_refusal, row.answer_accuracy, row.selectivity)
+        name = row.language if row.mean else f"{row.language} ({row.tier})"
+        table.add_row(name, *(f"{one.before} -> {one.after}" for one in changes), row.gain.value, row.oracle.value, end_section=row.mean)
+    return table
 
 
 def _tier_means(run: RunRecord) -> dict[str, dict[str, str]]:
