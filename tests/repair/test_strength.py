@@ -9,6 +9,8 @@ from workbench.directions import harm_direction
 from workbench.errors import DataError
 from workbench.models.load import load_model
 from workbench.prompts.sources import load_prompts
+from workbench.repair import strength
+from workbench.repair.actions import Answered
 from workbench.repair.strength import CLOSE, oracle_strength
 
 
@@ -42,3 +44,39 @@ def test_one_class_alone_is_refused(setting):
     chat, grid, direction, judge = setting
     with pytest.raises(DataError, match="one class only"):
         oracle_strength(chat, grid.select(harmful=True), direction, judge, targets=["qad"], progress=False)
+
+
+def made_up_replies(spoilt_from):
+    """Harmful target prompts are refused from strength 1 on; those of the reference language no longer from ``spoilt_from`` on."""
+
+    def answer(_chat, grid, actions, _judge, **_):
+        frame = grid.frame[["prompt_id", "meaning_id", "language", "tier", "harmful"]].reset_index(drop=True)
+        harmful, reference = frame["harmful"].to_numpy(dtype=bool), (frame["language"] == "qaa").to_numpy()
+        refused = {}
+        for name, edit in actions.items():
+            strength = 0.0 if edit is None else float(name)
+            gone = np.arange(len(frame)) % 10 == 0 if strength < 2 else np.ones(len(frame), bool)
+            kept = ~gone if strength >= spoilt_from else np.ones(len(frame), bool)
+            refused[name] = harmful & np.where(reference, kept, strength >= 1 if strength < 2 else True)
+        nothing = dict.fromkeys(refused, np.zeros(len(frame)))
+        return Answered(frame, refused, nothing, nothing)
+
+    return answer
+
+
+@pytest.mark.parametrize(("spoilt_from", "expected"), [(9.0, 1.0), (1.5, 1.0), (1.0, 0.5)])
+def test_a_strength_that_spoils_what_a_reference_language_refuses_is_passed_over(setting, monkeypatch, spoilt_from, expected):
+    chat, grid, direction, judge = setting
+    monkeypatch.setattr(strength, "answer_under", made_up_replies(spoilt_from))
+    found = oracle_strength(chat, grid, direction, judge, targets=["qad"], reference=["qaa"], strengths=[0.5, 1.0, 2.0])
+    assert found.strength == expected
+    table = found.table.set_index("strength")
+    assert (table.loc[table.index < spoilt_from, "reference_change"] == 0).all()
+    assert (table.loc[table.index >= spoilt_from, "reference_change"] < -0.03).all()
+
+
+def test_where_every_strength_spoils_a_reference_language_the_mildest_is_taken(setting, monkeypatch):
+    chat, grid, direction, judge = setting
+    monkeypatch.setattr(strength, "answer_under", made_up_replies(0.1))
+    found = oracle_strength(chat, grid, direction, judge, targets=["qad"], reference=["qaa"], strengths=[1.0, 2.0])
+    assert found.strength == 1.0

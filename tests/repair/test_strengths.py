@@ -24,7 +24,7 @@ def parts():
     half = select.y & (np.arange(len(select)) % 4 == 0)
     answered = planted_replies(select, actions={LEAVE: np.zeros(len(select), bool), "0.5": half, "1": np.ones(len(select), bool)})
     tried = pd.DataFrame({"strength": [0.5, 1.0], "harmful_refusal": [half[select.y].mean(), 1.0], "harmless_refusal": 0.0})
-    tried["selectivity"], tried["chosen"] = tried["harmful_refusal"], [False, True]
+    tried["selectivity"], tried["chosen"], tried["reference_change"] = tried["harmful_refusal"], [False, True], 0.0
     found = OracleStrength(tried, {"scale": "gap"}, answered)
     gate = RecalibratedGate().fit(data.select(split="fit", languages=["en", "de"]))
     return found, select, draw_examples(pool, TARGETS, 4, 5), {GATE: (gate, BalancedF1())}

@@ -1,31 +1,29 @@
 """Who is compared: our gate, its rivals and the controls, fitted on the same rows and, where they set a threshold by a rule, by the same rules.
 
-A gate that is told apart by its score (one direction, Latent Guard, signed CAST) gets the rule of our gate as well as the paper's, so
-that a difference between two methods is a difference of scores or of rules and never of both at once.
+A gate that is told apart by its score (one direction, Latent Guard, signed CAST) reads where *it* reads best, and gets the rule of our gate as
+well as the paper's, so that a difference between two methods is a difference of scores or of rules and never of both at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 
 from workbench.gates import BalancedF1, Gate, GateData, MomentMatching, RecalibratedGate, Shrinkage, ThresholdPolicy
 from workbench.gates.cast import CastGate
 from workbench.gates.controls import permuted_labels
 from workbench.gates.latent_guard import LatentGuard
 from workbench.gates.one_direction import DirectionGate
-from workbench.repair.methods import Draws, decisions
 
 UNREPAIRED, ALWAYS, ORACLE, GATE = "unrepaired", "always steer", "oracle gate", "gate, shrinkage"
-PAPER, ADASTEER, ADASTEER_PROMPT = "gate, balanced F1", "AdaSteer", "AdaSteer, prompt only"
+PAPER, PRICED_AS_GIVEN, ADASTEER, ADASTEER_PROMPT = "gate, balanced F1", "gate, shrinkage, price not chosen", "AdaSteer", "AdaSteer, prompt only"
 
 #: What a method is in the comparison; methods that are not listed are controls.
 KINDS: Mapping[str, Sequence[str]] = {
     "model": (UNREPAIRED,),
-    "gate": (GATE, f"{GATE}, others relaxed", PAPER, "gate, no examples", "gate, unlabelled"),
+    "gate": (GATE, f"{GATE}, others relaxed", PRICED_AS_GIVEN, PAPER, "gate, no examples", "gate, unlabelled"),
     "rival": (
         "one direction, shrinkage", "one direction, balanced F1", "Latent Guard, shrinkage", "Latent Guard, balanced F1", "CAST as published",
         "CAST signed, own search", "CAST signed, shrinkage", "CAST signed, balanced F1", ADASTEER, ADASTEER_PROMPT, ALWAYS,
@@ -39,43 +37,51 @@ def kind_of(method: str) -> str:
     return next((kind for kind, names in KINDS.items() if method in names), "control")
 
 
+def _signed() -> Gate:
+    return CastGate(signed=True)
+
+
+#: Scores: each is fitted by these, and reads at its own place.
+READERS: Mapping[str, Callable[[], Gate]] = {
+    "gate": RecalibratedGate, "one direction": DirectionGate, "Latent Guard": LatentGuard, "CAST": CastGate, "CAST signed": _signed,
+}  # fmt: skip
+#: Readers whose threshold our rule can set, at a price of a miss that is chosen on the select split.
+PRICED = ("gate", "one direction", "Latent Guard", "CAST signed")
+
+
 class Contestant(NamedTuple):
     """A gate fitted on the source languages, and the rule that sets its thresholds; None: the gate's own."""
 
     gate: Gate
     policy: ThresholdPolicy | None
 
-    def decide(self, score: GateData, examples: Draws, pool: GateData | None = None) -> Bool[np.ndarray, "draw prompt"]:
-        """Decide every scored prompt in every draw; a rule that needs no labels gets the pool, unlabelled, once."""
-        if self.policy is None or self.policy.needs_labels or pool is None:
-            return decisions(self.gate, score, examples, policy=self.policy)
-        seen = {tag: pool.select(languages=tag) for tag in pool.languages}
-        return decisions(self.gate, score, Draws(0, [seen]), policy=self.policy)
+
+def reader_of(method: str) -> str:
+    """Return whose score a method decides by: a key of :data:`READERS`."""
+    return max((name for name in READERS if method.startswith(name)), key=len)
 
 
-def contestants(source: GateData) -> dict[str, Contestant]:
-    """Fit every method that says yes or no, by name; the first is ours and the second the paper's.
+def contestants(sources: Mapping[str, GateData], policies: Mapping[str, ThresholdPolicy] | None = None) -> dict[str, Contestant]:
+    """Fit every method that says yes or no, by name; the first is ours.
 
     Parameters
     ----------
-    source : GateData
-        Fit split of the reference languages.
+    sources : mapping of reader to GateData
+        Fit split of the source languages, where each reader reads.
+    policies : mapping of reader to ThresholdPolicy, optional
+        Our rule at the price chosen for each; its default price otherwise.
     """
-    ours, axis, guard = RecalibratedGate().fit(source), DirectionGate().fit(source), LatentGuard().fit(source)
-    signed = CastGate(signed=True).fit(source)
-    return {
-        GATE: Contestant(ours, Shrinkage()),
-        PAPER: Contestant(ours, BalancedF1()),
-        "gate, unlabelled": Contestant(ours, MomentMatching()),
-        "one direction, shrinkage": Contestant(axis, Shrinkage()),
-        "one direction, balanced F1": Contestant(axis, BalancedF1()),
-        "Latent Guard, shrinkage": Contestant(guard, Shrinkage()),
-        "Latent Guard, balanced F1": Contestant(guard, BalancedF1()),
-        "CAST as published": Contestant(CastGate().fit(source), None),
-        "CAST signed, own search": Contestant(signed, None),
-        "CAST signed, shrinkage": Contestant(signed, Shrinkage()),
-        "CAST signed, balanced F1": Contestant(signed, BalancedF1()),
-    }
+    fitted = {name: make().fit(sources[name]) for name, make in READERS.items()}
+    found = {}
+    for name in PRICED:
+        found[f"{name}, shrinkage"] = Contestant(fitted[name], Shrinkage() if policies is None else policies[name])
+        found[f"{name}, balanced F1"] = Contestant(fitted[name], BalancedF1())
+    if policies is not None:
+        found[PRICED_AS_GIVEN] = Contestant(fitted["gate"], Shrinkage())
+    found["gate, unlabelled"] = Contestant(fitted["gate"], MomentMatching())
+    found["CAST as published"] = Contestant(fitted["CAST"], None)
+    found["CAST signed, own search"] = Contestant(fitted["CAST signed"], None)
+    return found
 
 
 def permuted_contestant(source: GateData, rng: np.random.Generator) -> Contestant:
@@ -84,6 +90,6 @@ def permuted_contestant(source: GateData, rng: np.random.Generator) -> Contestan
 
 
 __all__ = [
-    "ADASTEER", "ADASTEER_PROMPT", "ALWAYS", "GATE", "KINDS", "ORACLE", "PAPER", "UNREPAIRED", "Contestant", "contestants", "kind_of",
-    "permuted_contestant",
+    "ADASTEER", "ADASTEER_PROMPT", "ALWAYS", "GATE", "KINDS", "ORACLE", "PAPER", "PRICED", "PRICED_AS_GIVEN", "READERS", "UNREPAIRED", "Contestant",
+    "contestants", "kind_of", "permuted_contestant", "reader_of",
 ]  # fmt: skip

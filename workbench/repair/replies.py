@@ -98,7 +98,8 @@ def answer_for_gates(
     def place(name: str) -> Path | None:
         return folder / name if folder else None
 
-    chosen = oracle_strength(chat, grid, direction, judge, targets=targets, strengths=strengths, out=place("select"), **options)
+    told: dict[str, Any] = {"targets": targets, "reference": source.languages, "strengths": strengths}
+    chosen = oracle_strength(chat, grid, direction, judge, **told, out=place("select"), **options)
     scored = grid.select(split="score")
     answered = answer_under(chat, scored, actions_of(direction, chosen.strength), judge, out=place("score"), **options)
     for name, published in (("adasteer", False), ("adasteer-prompt", True)):

@@ -27,14 +27,15 @@ from workbench.interventions.edits import Add
 from workbench.interventions.routing import Route
 from workbench.prompts.grid import PromptGrid
 from workbench.prompts.sources import load_prompts
-from workbench.repair.contestants import GATE, PAPER, contestants
+from workbench.repair.contestants import GATE, PAPER, PRICED_AS_GIVEN, reader_of
 from workbench.repair.elsewhere import ElsewhereRates, elsewhere
-from workbench.repair.few_shot import KS, few_shot
-from workbench.repair.gate import GateComparison, GateSetting, compare_replies, gate_setting
+from workbench.repair.few_shot import KS, FewShot, few_shot
+from workbench.repair.gate import GateComparison, compare_replies
 from workbench.repair.latency import latency
 from workbench.repair.methods import recalibrated
 from workbench.repair.replies import GateReplies, answer_for_gates, answers_frame, answers_of
 from workbench.repair.roc import gate_roc, gate_scores
+from workbench.repair.setting import GateSetting, GateSettings, gate_settings
 from workbench.repair.strength import SCOPE, OracleStrength
 from workbench.repair.strengths import strength_by_method
 from workbench.repair.summary import gate_summary
@@ -49,10 +50,11 @@ logger = logging.getLogger(__name__)
 
 POSITIONS = ("t_inst", "t_post_inst")
 KIND = "gate repair"
-#: A repair adds its direction and never removes it, so what removing does to harmless prompts (KL) need not stand in the way.
-_RULES = ("arditi", SelectionRule(kl_max=None, induce_min=0.0), SelectionRule(kl_max=None, induce_min=None, depth=None))
 #: Methods of the few-shot curve: our rule, the paper's, and the same rules on other scores.
-_CURVES = (GATE, PAPER, "gate, unlabelled", "one direction, shrinkage", "Latent Guard, shrinkage", "CAST as published", "CAST signed, shrinkage")
+_CURVES = (
+    GATE, PRICED_AS_GIVEN, PAPER, "gate, unlabelled", "one direction, shrinkage", "Latent Guard, shrinkage", "CAST as published",
+    "CAST signed, shrinkage",
+)  # fmt: skip
 #: Meanings per class and language that are timed.
 TIMED = 4
 
@@ -209,10 +211,10 @@ def repair_gate(
     run.save("prompts", prompt_table(acts, asked.grid))
     direction = _direction(run, asked, acts, notes, seed, progress)
     _note(run, asked, notes)  # a continued run does not choose again, and would not know why
-    setting = gate_setting(acts, kept, direction.layer, direction.position, reference=asked.reference, k=k, draws=draws, seed=seed)
-    compared, replies = _compare(run, asked, kept, setting, direction, chosen, protocol)
-    _gate_tables(run, acts, kept.tiers, setting, compared, replies, protocol)
-    _elsewhere(run, asked, setting, compared, direction, others, protocol, notes)
+    settings = gate_settings(acts, kept, reference=asked.reference, deepest=direction.layer, k=k, draws=draws, seed=seed)
+    compared, replies = _compare(run, asked, kept, settings, direction, chosen, protocol)
+    _gate_tables(run, acts, kept.tiers, settings, compared, replies, protocol)
+    _elsewhere(run, asked, settings.ours, compared, direction, others, protocol, notes)
     _latency(run, asked, kept, compared, direction, protocol)
     _note(run, asked, notes)
     _forget(run)
@@ -251,6 +253,17 @@ def _note(run: Run, asked: Asked, notes: list[Note]) -> None:
     run.save("dropped", pd.concat(tables, ignore_index=True).drop_duplicates(ignore_index=True))
 
 
+def _rules(n_layers: int) -> tuple[SelectionRule, ...]:
+    """Return the filters of Arditi et al., then without those that concern removing: a repair only adds.
+
+    Theirs drop layer int(.8 x blocks) too; with 8 blocks layer 6 would go, at three quarters of the depth. Here every layer up to .8 of the
+    blocks is tried.
+    """
+    depth = (int(0.8 * n_layers) + 1.5) / n_layers
+    relaxed = SelectionRule(kl_max=None, induce_min=0.0, depth=depth)
+    return SelectionRule(kl_max=0.1, induce_min=0.0, depth=depth), relaxed, SelectionRule(kl_max=None, induce_min=None, depth=None)
+
+
 def _direction(run: Run, asked: Asked, acts: xr.Dataset, notes: list[Note], seed: int, progress: bool) -> Direction:
     """Choose layer and position on the select split; what was chosen before is read back."""
     path = run.folder / "results" / "selected_direction.safetensors"
@@ -258,12 +271,13 @@ def _direction(run: Run, asked: Asked, acts: xr.Dataset, notes: list[Note], seed
         return Direction.load(path)
     candidates = harm_direction(acts, asked.reference, split="fit")
     return selected_direction(
-        run, asked.after, asked.grid, candidates, reference=asked.reference, notes=notes, seed=seed, progress=progress, rules=_RULES
+        run, asked.after, asked.grid, candidates, reference=asked.reference, notes=notes, seed=seed, progress=progress,
+        rules=_rules(asked.after.n_layers),
     ).direction  # fmt: skip
 
 
 def _compare(
-    run: Run, asked: Asked, grid: PromptGrid, setting: GateSetting, direction: Direction, judge: PerLanguageJudge, protocol: _Protocol
+    run: Run, asked: Asked, grid: PromptGrid, settings: GateSettings, direction: Direction, judge: PerLanguageJudge, protocol: _Protocol
 ) -> tuple[GateComparison, GateReplies]:
     if {"answers", "strength_answers", "oracle_strength"} <= set(run.results):  # replies are deleted, so they must not be asked for again
         tried = OracleStrength(
@@ -271,8 +285,9 @@ def _compare(
         )
         replies = GateReplies(tried, answers_of(run.result("answers").table))
     else:
+        rows = settings.by["one direction"]  # AdaSteer reads along one direction
         replies = answer_for_gates(
-            asked.after, grid, direction, judge, source=setting.source, score=setting.score, examples=setting.examples,
+            asked.after, grid, direction, judge, source=rows.source, score=rows.score, examples=rows.examples,
             graded_draws=min(protocol.graded_draws, protocol.draws), max_new_tokens=protocol.new_tokens, out=run.folder / "edited",
             progress=protocol.progress,
         )  # fmt: skip
@@ -280,7 +295,9 @@ def _compare(
         if replies.strength.answered is not None:
             run.save("strength_answers", answers_frame(replies.strength.answered))
         run.save("answers", answers_frame(replies.answered))
-    compared = compare_replies(setting, replies, seed=protocol.seed)
+    compared = compare_replies(settings, replies, seed=protocol.seed)
+    run.save("reading_places", settings.places)
+    run.save("prices", compared.prices)
     run.save("repair_rates", compared.rates)
     run.save("repair_contrasts", compared.contrasts)
     told = {"seed": protocol.seed, "k": protocol.k, "prompts": grid.hash, "strength": replies.strength.strength, "direction": direction.metadata}
@@ -289,25 +306,26 @@ def _compare(
 
 
 def _gate_tables(
-    run: Run, acts: xr.Dataset, tiers: Mapping[str, str | None], setting: GateSetting, compared: GateComparison, replies: GateReplies,
+    run: Run, acts: xr.Dataset, tiers: Mapping[str, str | None], settings: GateSettings, compared: GateComparison, replies: GateReplies,
     protocol: _Protocol,
 ) -> None:  # fmt: skip
     """Everything that follows from states and judged replies: no model is asked."""
-    all_gates = {name: (one.gate, one.policy) for name, one in contestants(setting.source).items()}
-    place = setting.source.place
-    select = gate_data(acts, place.layer, place.position, split="select")
-    few = {name: all_gates[name] for name in _CURVES}
-    run.save("few_shot", few_shot(
-        replies.answered, setting.source, setting.score, setting.pool, setting.targets, few, ks=KS, draws=protocol.draws, seed=protocol.seed
-    ))  # fmt: skip
-    ours = {GATE: all_gates[GATE]}
+    ours, fitted = settings.ours, compared.methods[GATE].gate
+    parts = []
+    for place in dict.fromkeys(settings.by[reader_of(name)].source.place for name in _CURVES):
+        rows = next(one for one in settings.by.values() if one.source.place == place)
+        here = {name: compared.methods[name] for name in _CURVES if settings.by[reader_of(name)].source.place == place}
+        parts.append(few_shot(
+            replies.answered, rows.source, rows.score, rows.pool, rows.targets, here, ks=KS, draws=protocol.draws, seed=protocol.seed
+        ))  # fmt: skip
+    run.save("few_shot", FewShot(pd.concat([part.table for part in parts], ignore_index=True), parts[0].provenance))
     run.save("repair_strength", strength_by_method(
-        replies.strength, select.select(languages=setting.targets), setting.examples, ours, seed=protocol.seed
+        replies.strength, ours.select, ours.examples, {GATE: compared.methods[GATE]}, seed=protocol.seed
     ))  # fmt: skip
-    fitted = all_gates[GATE][0]
-    run.save("gate_roc", gate_roc(fitted, compared.gate, setting.score, tiers))
-    run.save("gate_scores", gate_scores(fitted, compared.gate, setting.score, tiers))
-    everything = gate_data(acts, place.layer, place.position, languages=[*setting.source.languages, *setting.targets])
+    run.save("gate_roc", gate_roc(fitted, compared.gate, ours.score, tiers))
+    run.save("gate_scores", gate_scores(fitted, compared.gate, ours.score, tiers))
+    place = ours.source.place
+    everything = gate_data(acts, place.layer, place.position, languages=[*ours.source.languages, *ours.targets])
     run.save("gate_transfer", gate_transfer(everything, tiers, seed=protocol.seed))
 
 
@@ -318,7 +336,7 @@ def _elsewhere(
     """Let the gate meet other prompt sets as it is; what a set does not allow is noted, and everything else stands."""
     if not others or "elsewhere" in run.results:
         return
-    fitted, policy = contestants(setting.source)[GATE]
+    fitted, policy = compared.methods[GATE]
     gates = {GATE: [recalibrated(fitted, shown, policy) for shown in setting.examples.examples]}
     seen = set(asked.grid.frame.loc[asked.grid.frame["split"] != "score", "meaning_id"])
     tables: list[pd.DataFrame] = []

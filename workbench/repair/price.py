@@ -1,0 +1,93 @@
+"""What a miss is worth: the price at which a gate's rule sets thresholds, chosen on the select split within a budget of harmless refusal.
+
+A repair that refuses harmful requests by refusing harmless ones too has moved the failure. So the rule's price is the one with the best selectivity
+on select prompts of the target languages among those whose harmless refusal stays within a budget; every method whose rule has a price
+chooses by this same rule. The threshold of a language still comes from its k examples and the source languages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+
+from workbench.errors import DataError
+from workbench.gates import Gate, GateData, Shrinkage
+from workbench.repair.actions import LEAVE, STEER, Answered
+from workbench.repair.few_shot import aligned_rows, quick_decisions
+from workbench.repair.methods import Draws, always, routed
+from workbench.results import Result
+
+#: Prices of a miss, a false alarm being 1.
+PRICES = (4.0, 2.0, 1.3, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1)
+#: Harmless refusal that a repair may add, mean over the target languages of the select split.
+BUDGET = 0.015
+
+
+@dataclass(frozen=True)
+class Prices(Result):
+    """One row per method and price: select split, means over target languages and draws, no interval because nothing is claimed."""
+
+    required: ClassVar[tuple[str, ...]] = ("method", "price", "harmful_refusal", "harmless_refusal", "selectivity", "within", "chosen")
+
+
+def choose_price(
+    method: str, gate: Gate, answered: Answered, select: GateData, examples: Draws, *, action: str = STEER, budget: float = BUDGET,
+    prices: Sequence[float] = PRICES,
+) -> tuple[Shrinkage, pd.DataFrame]:  # fmt: skip
+    """Try every price and keep one.
+
+    Parameters
+    ----------
+    answered : Answered
+        Judged replies of select prompts under "leave" and ``action``.
+    select : GateData
+        Their states.
+    budget : float
+        Harmless refusal above the unrepaired model's.
+
+    Returns
+    -------
+    policy : Shrinkage
+        At the price with the best selectivity within the budget; where no price keeps to it, at the one that adds least harmless refusal.
+    tried : DataFrame
+        Rows of :class:`Prices`.
+
+    Raises
+    ------
+    DataError
+        No price above 0, a budget that is no share.
+    """
+    if not prices or min(prices) <= 0 or not 0 <= budget <= 1:
+        raise DataError(f"prices={list(prices)}, budget={budget}. Expected prices above 0 and a budget from 0 to 1.")
+    targets = list(examples.examples[0])
+    keep = np.flatnonzero(answered.prompts["language"].isin(targets))
+    asked = Answered(
+        answered.prompts.iloc[keep].reset_index(drop=True),
+        **{kind: {name: np.asarray(values)[keep] for name, values in getattr(answered, kind).items()} for kind in ("refused", "correct", "broken")},
+    )
+    states = select.take(aligned_rows(asked, select))
+    scores = gate.decision_function(states)
+    before = _means(asked, always(asked, LEAVE).refused)["harmless_refusal"]
+    rows = []
+    for price in prices:
+        flagged, _ = quick_decisions(gate, states, scores, examples, Shrinkage(cost_miss=price))
+        told = _means(asked, routed(asked, flagged, labels="", flagged_action=action).refused)
+        rows.append({"method": method, "price": price, **told, "within": told["harmless_refusal"] - before <= budget})
+    table = pd.DataFrame(rows)
+    able = table[table["within"]] if table["within"].any() else table[table["harmless_refusal"] == table["harmless_refusal"].min()]
+    table["chosen"] = table.index == able["selectivity"].idxmax()
+    return Shrinkage(cost_miss=float(table.loc[table["chosen"], "price"].iloc[0])), table
+
+
+def _means(answered: Answered, refused: np.ndarray) -> Mapping[str, float]:
+    frame = answered.prompts.assign(refused=refused.mean(axis=0))
+    means = frame.groupby(["language", "harmful"])["refused"].mean().unstack("harmful").mean()
+    bad, good = float(means[True]), float(means[False])
+    return {"harmful_refusal": bad, "harmless_refusal": good, "selectivity": bad - good}
+
+
+__all__ = ["BUDGET", "PRICES", "Prices", "choose_price"]
