@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,12 +19,11 @@ from workbench.behavior.judges import PerLanguageJudge
 from workbench.diagnosis.waterfall import RANDOM, Shapley, Walked, Waterfall, random_action, walk
 from workbench.directions.direction import Direction
 from workbench.errors import DataError, PromptError
-from workbench.gates import RecalibratedGate, Shrinkage
+from workbench.gates import GateData, RecalibratedGate, Shrinkage, gate_data
 from workbench.interventions.edits import Add
 from workbench.prompts.grid import PromptGrid
 from workbench.repair.actions import LEAVE, Answered, answer_under
-from workbench.repair.gate import GateSetting, gate_setting
-from workbench.repair.methods import decisions
+from workbench.repair.methods import Draws, decisions, draw_examples
 from workbench.repair.strength import SCOPE, oracle_strength
 from workbench.runs.asked import Asked
 from workbench.runs.folder import Run
@@ -102,22 +101,37 @@ def _part(grid: PromptGrid, n: int, seed: int) -> PromptGrid:
     return PromptGrid(grid.frame[grid.frame["prompt_id"].isin(ids)].reset_index(drop=True), provenance=grid.provenance)
 
 
-def _setting(acts: xr.Dataset, part: PromptGrid, direction: Direction, reference: Sequence[str], seed: int) -> GateSetting:
+class _Setting(NamedTuple):
+    """What the gate is fitted on (fit split of the reference), the scored rows in the order of the grid, and the examples of the others."""
+
+    source: GateData
+    score: GateData
+    targets: list[str]
+    examples: Draws
+
+
+def _setting(acts: xr.Dataset, part: PromptGrid, direction: Direction, reference: Sequence[str], seed: int) -> _Setting:
     """Read the states at the direction's place; a language with few examples gives as many as it has."""
-    labels = pd.DataFrame({name: acts[name].values for name in ("language", "harmful", "split", "meaning_id")})
-    pool = labels[(labels["split"] == "fit") & labels["language"].isin([tag for tag in part.languages if tag not in reference])]
-    least = int(pool.groupby(["language", "harmful"])["meaning_id"].nunique().min()) if len(pool) else K
-    return gate_setting(acts, part, direction.layer, direction.position, reference=reference, k=min(K, least), draws=DRAWS, seed=seed)
+    fit, score = (gate_data(acts, direction.layer, direction.position, split=split) for split in ("fit", "score"))
+    targets = [tag for tag in part.languages if tag not in set(reference)]
+    if not targets:
+        raise DataError(f"All languages ({', '.join(part.languages)}) are reference languages: there is no other decision to follow.")
+    pool = fit.select(languages=targets)
+    known = pd.DataFrame({"language": pool.language, "harmful": pool.y, "meaning": pool.meaning_id})
+    least = int(known.groupby(["language", "harmful"])["meaning"].nunique().min())
+    rows = pd.Index(score.prompt_id).get_indexer(part.select(split="score").frame["prompt_id"])
+    examples = draw_examples(pool, targets, min(K, least), DRAWS, seed=seed)
+    return _Setting(fit.select(languages=list(reference)), score.take(rows), targets, examples)
 
 
-def _flagged(setting: GateSetting) -> dict[str, Bool[np.ndarray, "draw prompt"]]:
+def _flagged(setting: _Setting) -> dict[str, Bool[np.ndarray, "draw prompt"]]:
     gate = RecalibratedGate().fit(setting.source)
     transferred = gate.decision_function(setting.score) >= gate.fallback_
     return {"transferred": transferred[None], "recalibrated": decisions(gate, setting.score, setting.examples, policy=Shrinkage())}
 
 
 def _answered(
-    asked: Asked, part: PromptGrid, setting: GateSetting, direction: Direction, outcomes: pd.DataFrame, judge: PerLanguageJudge, folder: Path, *,
+    asked: Asked, part: PromptGrid, setting: _Setting, direction: Direction, outcomes: pd.DataFrame, judge: PerLanguageJudge, folder: Path, *,
     n: int, seed: int, new_tokens: int, progress: bool,
 ) -> tuple[Answered, float]:  # fmt: skip
     """Answer the other languages' prompts under every push; what was answered unedited is known."""
