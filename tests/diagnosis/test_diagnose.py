@@ -27,6 +27,7 @@ TABLES = {
     "dropped",
     "harm_represented",
     "harm_variance",
+    "hypotheses",
     "language_track",
     "layer_choice",
     "nulls",
@@ -34,16 +35,19 @@ TABLES = {
     "projections",
     "prompts",
     "refusal",
+    "restoration",
     "retrieval",
     "separation",
     "separation_change",
     "separation_contrast",
     "silhouettes",
     "similarity",
+    "stages",
     "thresholds",
     "tokens_per_character",
     "understanding",
     "variance_shares",
+    "verdicts",
 }
 
 
@@ -106,6 +110,16 @@ def test_the_summary_is_documented_json_that_agrees_with_the_tables(run):
         for position in ("t_inst", "t_post_inst"):
             assert set(entry["auroc"][position]) >= {"value", "low", "high", "n"}
         assert entry["tier"] in ("high", "low")
+        assert set(entry["verdict"]) == {"verdict", "subtype", "reason"}
+        assert list(entry["stages"]) == ["understood", "represented", "calibrated", "actuated", "expressed"]
+        assert all(set(stage) >= {"value", "low", "high", "n", "passed", "criterion"} for stage in entry["stages"].values())
+
+
+def test_a_model_that_was_barely_trained_gets_no_stage_named(run):
+    verdicts = run.result("verdicts").table
+    assert set(verdicts["verdict"]) <= {"none", "not enough evidence"} and verdicts["reason"].str.contains("reference").all()
+    dropped = run.result("dropped").table
+    assert "waterfall" in set(dropped["what"]), "what was not walked is said"
 
 
 def test_no_meaning_is_scored_that_was_used_to_fit_or_select(run):
@@ -166,7 +180,7 @@ def test_a_language_without_both_classes_is_dropped_with_its_reason(request_of, 
     prompts.to_csv(tmp_path / "one_class.csv", index=False)
     asked = {**request_of, "prompts": str(tmp_path / "one_class.csv"), "limit": 24, "before": None, "null_seeds": 0}
     run = diagnose(**asked, out=tmp_path / "run")
-    dropped = run.result("dropped").table.query("what != 'edits'")
+    dropped = run.result("dropped").table.query("what not in ('edits', 'waterfall', 'restoration')")
     assert dropped["language"].tolist() == ["qah"]
     assert "harmful" in dropped["reason"].iloc[0]
     assert "qah" not in run.summary["languages"]

@@ -11,13 +11,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
 from workbench.activations.capture import capture
 from workbench.behavior.choice import spec_of
 from workbench.behavior.judges import PerLanguageJudge, choose_judge, read_refusals
 from workbench.diagnosis import measure
+from workbench.diagnosis.decide import decide
+from workbench.diagnosis.gated import measure_waterfall
 from workbench.diagnosis.geometry import measure_geometry
+from workbench.diagnosis.harm import measure_harm
+from workbench.diagnosis.hypotheses import Hypothesis
+from workbench.diagnosis.restoration import measure_restoration
 from workbench.diagnosis.steering import measure_steering
 from workbench.diagnosis.summary import summarise
 from workbench.diagnosis.understanding import understanding
@@ -28,6 +32,7 @@ from workbench.prompts.grid import PromptGrid
 from workbench.runs.asked import Asked, ask, chat_of, grid_of, listed
 from workbench.runs.folder import Run, write_json
 from workbench.runs.judge import judges_asked
+from workbench.runs.selected import Note
 from workbench.runs.setting import enough_tokens, is_organism, labels_hash, prompt_table
 
 logger = logging.getLogger(__name__)
@@ -60,6 +65,8 @@ def diagnose(
     strip_punctuation: bool = False,
     null_seeds: int = 3,
     steer: int = 16,
+    walk: int = 32,
+    hypotheses: Sequence[Hypothesis] = (),
     seed: int = 0,
     dtype: str | None = None,
     device: str | None = None,
@@ -101,6 +108,11 @@ def diagnose(
     steer : int
         Meanings per class and language that are answered with the chosen direction removed, with it added at several strengths, and with
         random directions in its place (about 30 replies to each prompt); 0 acts on nothing.
+    walk : int
+        Meanings per class and language that the waterfall asks under a gate's edit and under random ones (6 or 12 replies to each prompt of a
+        language that is no reference); 0, or ``steer=0``, leaves it out, and with it the subtype of an actuation failure.
+    hypotheses : sequence of Hypothesis
+        Further ones to test on the run's tables (:mod:`workbench.diagnosis.hypotheses`); verdicts do not depend on them.
     seed : int
         Of splits, draws and resamples.
     out : path
@@ -142,6 +154,7 @@ def diagnose(
         "max_new_tokens": max_new_tokens,
         "positions": list(POSITIONS),
         "steer": steer,
+        "walk": walk,
         "judge": spec_of(choice),
         "judge_fallback": spec_of(fallback),
     }
@@ -177,7 +190,10 @@ def diagnose(
         organism=is_organism(after),
     )
     run.save("dropped", asked.dropped)
-    _measure(run, asked, judge=chosen, new_tokens=new_tokens, null_seeds=null_seeds, steer=steer, seed=seed, redact=redact, progress=progress)
+    _measure(
+        run, asked, judge=chosen, new_tokens=new_tokens, null_seeds=null_seeds, steer=steer, walk=walk, hypotheses=hypotheses, seed=seed,
+        redact=redact, progress=progress,
+    )  # fmt: skip
     run.update_manifest(status="finished")
     return run
 
@@ -190,6 +206,8 @@ def _measure(
     new_tokens: int,
     null_seeds: int,
     steer: int,
+    walk: int,
+    hypotheses: Sequence[Hypothesis],
     seed: int,
     redact: bool,
     progress: bool,
@@ -205,8 +223,8 @@ def _measure(
     run.save("prompts", prompt_table(acts, grid))
     run.save("tokens_per_character", measure.tokens_per_character(acts))
 
-    layers, represented, auroc, thresholds = _harm(run, asked, acts, earlier, untrained, seed)
-    bottleneck = measure_geometry(run, asked, acts, earlier, untrained, layers, seed=seed, progress=progress)
+    found = measure_harm(run, asked, acts, earlier, untrained, seed)
+    bottleneck = measure_geometry(run, asked, acts, earlier, untrained, found.layers, seed=seed, progress=progress)
 
     outcomes, refusal = measure.behaviour(run, asked.after, grid, judge=judge, new_tokens=new_tokens, redact=redact, progress=progress)
     run.save("outcomes", outcomes)
@@ -215,10 +233,14 @@ def _measure(
     steered = measure_steering(
         run, asked, acts, harm, judge, n=steer, new_tokens=new_tokens, seed=seed, redact=redact, progress=progress
     )  # fmt: skip
-    left_out = [run.result("dropped").table, steered.notes]
+    notes: list[Note] = []
+    walked = measure_waterfall(
+        run, asked, acts, outcomes, judge, notes, n=walk if steer else 0, new_tokens=new_tokens, seed=seed, redact=redact, progress=progress
+    )  # fmt: skip
+    left_out = [run.result("dropped").table, steered.notes, pd.DataFrame(notes, columns=["what", "language", "n", "reason"])]
     run.save("dropped", pd.concat([table for table in left_out if len(table)] or left_out[:1], ignore_index=True))
 
-    answers = refusal[(refusal["statistic"] == "answer_accuracy")]
+    answers = measure.answered_right(outcomes)
     retrieval = run.result("retrieval").table if "retrieval" in run.results else None
     keyless = [tag for tag in grid.languages if tag not in set(answers.loc[answers["value"].notna(), "language"])]
     bits = None
@@ -236,40 +258,14 @@ def _measure(
         tiers=grid.tiers,
         bottleneck=bottleneck,
         refusal=refusal,
-        represented=represented,
-        auroc=auroc,
-        thresholds=thresholds,
+        represented=found.represented,
+        auroc=found.both,
+        thresholds=found.thresholds,
         understanding=known,
         headline_position=HEADLINE_POSITION,
     )
+    for tag, entry in decide(run, asked, found, outcomes, known, walked, hypotheses=hypotheses).items():
+        summary["languages"][tag] |= entry
     write_json(run.folder / "summary.json", summary | {"steering": steered.summary})
-
-
-def _harm(
-    run: Run, asked: Asked, acts: xr.Dataset, earlier: xr.Dataset | None, untrained: Sequence[xr.Dataset], seed: int
-) -> tuple[dict[str, int], pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Where harm lies, whether the claim survives its nulls, and whether the threshold transfers."""
-    from workbench.directions import choose_layer, harm_direction, harm_nulls, harm_represented, project, projections, thresholds, transfer_auroc
-
-    reference = asked.reference
-    directions = harm_direction(acts, reference, split="fit")
-    directions.save(run.folder / "results" / "harm_direction.safetensors")
-    scores = project(acts, directions)
-    auroc = transfer_auroc(scores, reference, split="score")
-    choice = choose_layer(scores, reference, split="select")
-    layers = choice.layers()
-    nulls = harm_nulls(acts, reference, untrained=untrained, surface=measure.surface_features(asked.grid, acts), rng=np.random.default_rng(seed))
-    represented = harm_represented(auroc, nulls, layers)
-    moved = thresholds(scores, reference, layers)
-    run.save("layer_choice", choice)
-    run.save("nulls", nulls)
-    run.save("harm_represented", represented)
-    run.save("thresholds", moved)
-    run.save("projections", projections(scores, layers))
-    tables = [auroc.table.assign(model="after")]
-    if earlier is not None:
-        own = harm_direction(earlier, reference, split="fit")
-        tables.append(transfer_auroc(project(earlier, own), reference, split="score").table.assign(model="before"))
-    both = pd.concat(tables, ignore_index=True)
-    run.save("auroc", both, auroc.provenance)
-    return layers, represented.table, both, moved.table
+    if steer:
+        measure_restoration(run, asked, acts, harm, seed=seed, progress=progress)
