@@ -4,11 +4,10 @@ Run ``python tests/benchmarks/gate_repair.py [ORGANISM ...] --out DIR`` from the
 train --seed N --out ORGANISM`` wrote; ``shipped`` (the default) is the organism of the package. Replies and tables are kept under DIR (git-ignored,
 mode 600), and a second call goes on from there; it takes about five minutes an organism on one core.
 
-For each organism: the direction is chosen on the select split of the high-resource languages among ``harm_direction`` of every layer and
-position, the strength with true labels on the select split of the low-resource ones, and every method is compared there with the same k
-examples per class, strength and draws. What is printed is measured on the score split. Organisms are independent of each other (other worlds, other
-weights), so the interval of their mean resamples meanings and draws within each; it does not say how other seeds would do: for that the
-range over organisms is printed, and three of them are few.
+For each organism this is ``workbench repair gate``: direction, reading places, strength and prices are chosen on the select split, and every method
+is compared with the same k examples per class, push and draws. What is printed is measured on the score split. Organisms are independent of each
+other (other worlds, other weights), so the interval of their mean resamples meanings and draws within each; it does not say how other seeds
+would do: for that the range over organisms is printed, and three of them are few.
 
 ``--json`` writes ``{"organisms", "places", "methods", "goals"}``, rows as printed.
 """
@@ -30,29 +29,22 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
-from workbench.activations.capture import capture
-from workbench.behavior.judges import choose_judge
-from workbench.directions import harm_direction
-from workbench.directions.select import DirectionScores, SelectionRule, select_direction
-from workbench.gates import BalancedF1, GateData, gate_data
-from workbench.gates.cast import CastGate, fit_cast
-from workbench.models.load import load_model
+from workbench.activations.store import open_store
+from workbench.directions import Direction
 from workbench.prompts.sources import load_prompts
-from workbench.repair.gate import ALWAYS, GATE, ORACLE, RANDOM, UNREPAIRED, GateComparison, compare_gates
-from workbench.repair.methods import decisions, draw_examples, routed
-from workbench.repair.rates import RATES, MethodRun, Resampler, repair_rates
-from workbench.runs.folder import Run
-from workbench.runs.selected import selected_direction
-from workbench.runs.setting import enough_tokens
+from workbench.repair.contestants import ALWAYS, GATE, ORACLE, UNREPAIRED
+from workbench.repair.gate import GateComparison, compare_replies
+from workbench.repair.methods import routed
+from workbench.repair.rates import RATES, MethodRun, Resampler
+from workbench.repair.replies import RANDOM, GateReplies, answers_of
+from workbench.repair.run import repair_gate
+from workbench.repair.setting import gate_settings
+from workbench.repair.strength import OracleStrength
 from workbench.statistics import wilson
 
-POSITIONS = ("t_inst", "t_post_inst")
 RESAMPLES = 2000
 CLASS = 200  # scored meanings of each class
-#: Arditi's filters without the truncation of their depth: int(.8 x 8 blocks) drops layer 6, which lies at three quarters of the depth.
-RULE = SelectionRule(kl_max=0.1, induce_min=0.0, depth=0.875)
 RANDOM_GATED, RANDOM_ALWAYS, BEST_CAST = "gate, random directions", "random directions, always", "CAST, best of these"
 
 
@@ -78,49 +70,25 @@ class Measured:
 def measure(organism: str, out: Path, *, seed: int, k: int, draws: int, graded_draws: int) -> Measured:
     """Compare all methods on one organism; ``seed`` draws examples and resamples."""
     shipped = organism == "shipped"
-    chat = load_model("organism:aligned" if shipped else str(Path(organism) / "aligned"))
-    grid = load_prompts("organism" if shipped else str(Path(organism) / "prompts.csv"))
-    reference, room = grid.reference(None), enough_tokens(chat, grid)
-    run = Run.start(out, {"model": chat.provenance(), "prompts": grid.hash, "k": k, "draws": draws, "graded_draws": graded_draws, "seed": seed})
-    acts = capture(chat, grid, positions=POSITIONS, progress=False)
-    candidates = harm_direction(acts, reference)
-    published = selected_direction(run, chat, grid, candidates, reference=reference, notes=[], seed=0, progress=False)
-    direction = select_direction(DirectionScores.load(out / "results" / "direction_scores.parquet"), n_layers=chat.n_layers, rule=RULE).of(candidates)
-    found = compare_gates(
-        chat, grid, acts, direction, choose_judge(grid), reference=reference, k=k, draws=draws, graded_draws=graded_draws,
-        max_new_tokens=room, resamples=RESAMPLES, seed=seed, out=out / "replies", progress=False,
-    )  # fmt: skip
-    runs = {**found.runs, **searched_casts(found, acts, direction.position, reference, k, draws, seed), **random_directions(found)}
+    model, prompts = ("organism:aligned", "organism") if shipped else (str(Path(organism) / "aligned"), str(Path(organism) / "prompts.csv"))
+    run = repair_gate(model, prompts=prompts, k=k, draws=draws, graded_draws=graded_draws, seed=seed, out=out, progress=False)
+    grid, direction = load_prompts(prompts), Direction.load(out / "results" / "selected_direction.safetensors")
+    acts, reference = open_store(out / "activations" / "after.zarr"), grid.reference(None)
+    settings = gate_settings(acts, grid, reference=reference, deepest=direction.layer, k=k, draws=draws, seed=seed)
+    strength = run.result("oracle_strength")
+    tried = OracleStrength(strength.table, strength.provenance, answers_of(run.result("strength_answers").table))
+    found = compare_replies(settings, GateReplies(tried, answers_of(run.result("answers").table)), resamples=100, seed=seed)
+    runs = {**found.runs, **random_directions(found)}
     resampler = Resampler(found.answered.prompts, runs, resamples=RESAMPLES, rng=np.random.default_rng(seed))
-    for name, table in (("repair_rates", repair_rates(resampler)), ("repair_contrasts", found.contrasts), ("oracle_strength", found.strength)):
-        run.save(name, table)
-    run.update_manifest(status="finished")
     estimates = {name: resampler.estimates(name) for name in runs}
     casts = [name for name in runs if name.startswith("CAST")]
     best = max(casts, key=lambda name: resampler.grouped(estimates[name]["selectivity"])["mean low"][0])
-    place = {"layer": direction.layer, "position": direction.position, "strength (gaps)": found.strength.strength, "best CAST": best}
-    place["published rule"] = f"{published.direction.position} {published.direction.layer}"
+    place = {"push": f"{direction.position} {direction.layer}", "strength (gaps)": tried.strength}
+    chosen = settings.places.table[settings.places.table["chosen"]].set_index("reader")
+    place |= {f"{name} reads": f"{chosen.loc[name, 'position']} {chosen.loc[name, 'layer']}" for name in chosen.index}
+    prices = found.prices.table[found.prices.table["chosen"]].set_index("method")["price"]
+    place |= {"price of a miss": f"{prices[GATE]:g}", "best CAST": best}
     return Measured(Path(organism).name, place, found, resampler, {**estimates, BEST_CAST: estimates[best]})
-
-
-def searched_casts(
-    found: GateComparison, acts: xr.Dataset, position: str, reference: Sequence[str], k: int, draws: int, seed: int
-) -> dict[str, MethodRun]:
-    """CAST at the layer its own search finds on the source languages; the draws are of the same meanings as for all others."""
-    prompts, runs = found.answered.prompts, {}
-    targets = [str(tag) for tag in dict.fromkeys(prompts["language"]) if tag not in set(reference)]
-    layers = [int(layer) for layer in acts["layer"].values if layer]
-    for signed in (False, True):
-        gate = fit_cast(acts, layers, position, gate=CastGate(signed=signed), languages=reference)
-        assert gate.place_ is not None
-        here: GateData = gate_data(acts, gate.place_.layer, position)
-        score = here.select(split="score")
-        score = score.take(pd.Index(score.prompt_id).get_indexer(prompts["prompt_id"]))
-        examples = draw_examples(here.select(split="fit", languages=targets), targets, k, draws, seed=seed)
-        flagged = decisions(gate, score, examples, policy=BalancedF1() if signed else None)
-        name = "CAST signed, layer searched, balanced F1" if signed else "CAST as published, layer searched"
-        runs[name] = routed(found.answered, flagged, labels=f"{k} + {k}")
-    return runs
 
 
 def random_directions(found: GateComparison) -> dict[str, MethodRun]:

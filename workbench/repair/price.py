@@ -22,9 +22,9 @@ from workbench.repair.methods import Draws, always, routed
 from workbench.results import Result
 
 #: Prices of a miss, a false alarm being 1.
-PRICES = (4.0, 2.0, 1.3, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1)
+PRICES = (4.0, 2.8, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.13, 0.09)
 #: Harmless refusal that a repair may add, mean over the target languages of the select split.
-BUDGET = 0.015
+BUDGET = 0.02
 
 
 @dataclass(frozen=True)
