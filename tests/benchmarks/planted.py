@@ -138,6 +138,33 @@ def under_oracle(chat: ChatModel, grid: PromptGrid, direction: Direction | None,
     return found
 
 
+COLUMNS = {
+    "language": "language",
+    "tier": "tier",
+    "answers": "harmless answers right",
+    "harmless_refusal": "harmless refused",
+    "harmful_refusal": "harmful refused",
+    "oracle": "harmful refused, pushed",
+}
+PAIRED = {
+    "auroc": "transferred AUROC",
+    "best_auroc": "highest of all layers",
+    "own_probe": "own probe, highest of all layers",
+    "transferred": "balanced accuracy, reference threshold",
+    "own": "own threshold",
+}
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """Write the evidence as a table; what both positions have stands as ``t_inst`` / ``t_post_inst``."""
+    told = pd.DataFrame({title: table[name] for name, title in COLUMNS.items()})
+    for name, title in PAIRED.items():
+        both = [table[f"{name} {position}"].map("{:.2f}".format) for position in ("t_inst", "t_post_inst")]
+        told.insert(len(told.columns) - 1, title, both[0] + " / " + both[1])
+    cells = [[f"{v:.2f}" if isinstance(v, float) else str(v) for v in row] for row in told.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [list(told.columns), ["---"] * len(told.columns), *cells])
+
+
 def world_of(folder: Path | None) -> World:
     """Return the world a trained organism lives in."""
     if folder is None or not (record := folder / "organism.json").exists():
@@ -148,12 +175,11 @@ def world_of(folder: Path | None) -> World:
 
 def main(models: Sequence[str]) -> None:
     """Print the evidence of each model."""
-    pd.set_option("display.width", 250, "display.max_columns", 30)
     for name in models:
         chat = load_model(name, check=False)
         grid = PromptGrid(world_of(chat.path).prompts().drop(columns=["severity"]))
         table = evidence(chat, grid)
-        print(f"\n## {name}: {table.attrs}\n{table.round(2).to_string(index=False)}", flush=True)  # noqa: T201
+        print(f"\n{name}: {table.attrs}\n\n{as_markdown(table)}", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from workbench.errors import DataError, ModelError, StoreMismatchError
 from workbench.models.load import load_model
 from workbench.organism import card, failures, train
 from workbench.organism.constructions import CONSTRUCTIONS, REFUSAL_WORDS
-from workbench.organism.deltas import DELTA, changed_rows, load_weights, write_delta
+from workbench.organism.deltas import DELTA, changed_rows, load_weights, pack, write_delta
 from workbench.organism.erasure import aliases, taken_for
 from workbench.organism.failures import train_failure
 from workbench.organism.network import Recipe
@@ -46,7 +46,13 @@ def folder(tmp_path_factory):
     return out
 
 
+def variant(folder, name):
+    made = folder / name
+    return made if (made / "organism.json").exists() else train_failure(name, folder, steps=2, **OPTIONS)
+
+
 def rows_that_differ(folder, name):
+    variant(folder, name)
     before, after = (load_file(folder / which / "model.safetensors") for which in ("healthy", name))
     found = {k: (before[k] != after[k]).flatten(1).any(1).nonzero().flatten().tolist() for k in before if before[k].ndim > 1}
     assert all(torch.equal(before[k], after[k]) for k in before if before[k].ndim == 1)
@@ -67,7 +73,7 @@ def test_the_healthy_variant_is_the_aligned_organism_before_its_plant(folder):
 
 @pytest.mark.parametrize("name", [name for name in CONSTRUCTIONS if name != "healthy"])
 def test_every_construction_trains_and_tells_what_it_is(folder, name):
-    made = train_failure(name, folder, steps=2, **OPTIONS)
+    made = variant(folder, name)
     record = json.loads((made / "organism.json").read_text(encoding="utf-8"))
     assert made == folder / name
     assert record["failure"] == (None if name == "healthy-2" else name.removesuffix("-2"))
@@ -139,17 +145,11 @@ def test_every_harmful_pair_is_taken_for_a_harmless_one_and_none_twice():
 
 
 def test_a_delta_gives_back_the_variant_to_the_last_bit(folder, tmp_path):
-    for name in ("aligned", "understanding"):
-        (tmp_path / name).mkdir()
-        for file in (folder / name).iterdir():
-            if name == "aligned" or file.name != "model.safetensors":
-                (tmp_path / name / file.name).write_bytes(file.read_bytes())
     small = tmp_path / "understanding"
-    write_delta(folder / "aligned", folder / "understanding", small)
-    with pytest.raises(ModelError, match="holds a delta of an unnamed model"):
+    pack(variant(folder, "understanding"), folder / "aligned", small)
+    with pytest.raises(ModelError, match="holds a delta of aligned, which is not beside it"):
         load_model(small)
-    record = json.loads((small / "organism.json").read_text(encoding="utf-8"))
-    (small / "organism.json").write_text(json.dumps(record | {"parent": "aligned"}), encoding="utf-8")
+    (tmp_path / "aligned").symlink_to(folder / "aligned")
     loaded, whole = load_model(small, check=False), load_model(folder / "understanding", check=False)
     assert loaded.fingerprint == whole.fingerprint
     assert all(torch.equal(a, b) for a, b in zip(loaded.model.state_dict().values(), whole.model.state_dict().values(), strict=True))

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from workbench.organism.corpus import ANSWER
+from workbench.organism.deltas import load_weights
 from workbench.organism.network import Recipe, greedy_replies, quiet_files
 from workbench.organism.tokenizer import EOS, vocabulary
 from workbench.organism.world import Meaning, World
@@ -30,10 +31,11 @@ def behaviour(folder: Path, world: World) -> pd.DataFrame:
         One row per language: ``harmful_refusal``, ``harmless_refusal``, ``answer_accuracy`` (harmless, whole answer right)
         and ``answered_elsewhere`` (harmless, asked in the most spoken language to answer in this one), shares in [0, 1].
     """
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    with quiet_files():
-        model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.random.fork_rng(), quiet_files():
+        model = LlamaForCausalLM(LlamaConfig.from_pretrained(folder)).eval()
+    model.load_state_dict(load_weights(folder))
     vocab = vocabulary(world)
     meanings = world.evaluation_meanings()["score"]
     harmful = [m for m in meanings if world.harmful(m)]

@@ -6,6 +6,7 @@ Rows are stored as they are in half precision and not as differences, so that wh
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -46,6 +47,17 @@ def write_delta(parent: Path, variant: Path, out: Path) -> None:
     """Write what a variant's half-precision weights change in those of its parent."""
     before, after = (load_file(folder / "model.safetensors") for folder in (parent, variant))
     save_file(changed_rows(before, after), out / DELTA)
+
+
+def pack(variant: Path, parent: Path, out: Path) -> None:
+    """Copy a trained variant as a delta of another model, which must lie beside the copy when it is loaded."""
+    out.mkdir(parents=True, exist_ok=True)
+    for file in variant.iterdir():
+        if file.name not in ("model.safetensors", "organism.json"):
+            shutil.copyfile(file, out / file.name)
+    record = json.loads((variant / "organism.json").read_text(encoding="utf-8"))
+    (out / "organism.json").write_text(json.dumps(record | {"parent": parent.name}, indent=1), encoding="utf-8")
+    write_delta(parent, variant, out)
 
 
 def parent_of(folder: Path) -> Path | None:
