@@ -219,7 +219,9 @@ def repair_gate(
     _note(run, asked, notes)
     _forget(run)
     names = {"name": chat.name, "fingerprint": chat.fingerprint, "template": chat.template.hash, "system": chat.system}
-    write_json(run.folder / "summary.json", gate_summary(run, model=names, tiers=kept.tiers, k=k, direction=direction))
+    write_json(
+        run.folder / "summary.json", gate_summary(run, model=names, tiers=kept.tiers, k=k, reads=settings.ours.source.place, direction=direction)
+    )
     run.update_manifest(status="finished")
     return run
 

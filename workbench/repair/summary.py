@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from workbench.directions import Direction
+from workbench.gates import Place
 from workbench.repair.contestants import GATE, UNREPAIRED, kind_of
 from workbench.runs.folder import Run
 from workbench.runs.summary import figure
@@ -17,14 +18,15 @@ from workbench.runs.summary import figure
 SCHEMA = "workbench-repair/1"
 
 
-def gate_summary(run: Run, *, model: dict[str, Any], tiers: dict[str, str | None], k: int, direction: Direction) -> dict[str, Any]:
+def gate_summary(run: Run, *, model: dict[str, Any], tiers: dict[str, str | None], k: int, reads: Place, direction: Direction) -> dict[str, Any]:
     """Assemble the summary from the run's tables.
 
     Returns
     -------
     dict
-        ``model``, ``k``, ``place`` (layer, position, strength in gaps), ``methods.<name>.<language or "mean tier">.<statistic>`` (with ``kind`` and
-        ``labels`` of each method) and ``differences.<other>.<language or "mean tier">.<statistic>``: the gate minus that method.
+        ``model``, ``k``, ``place`` (layer and position that the gate reads, and the strength in gaps), ``push`` (layer and position of the
+        direction), ``methods.<name>.<language or "mean tier">.<statistic>`` (with ``kind`` and ``labels`` of each method) and
+        ``differences.<other>.<language or "mean tier">.<statistic>``: the gate minus that method.
     """
     rates, contrasts = run.result("repair_rates").table, run.result("repair_contrasts").table
     strength = run.result("oracle_strength").table
@@ -33,13 +35,14 @@ def gate_summary(run: Run, *, model: dict[str, Any], tiers: dict[str, str | None
         method = str(name)
         methods[method] = {"kind": kind_of(method), "labels": str(part["labels"].iloc[0]), "draws": int(part["draws"].iloc[0])} | _by_language(part)
     apart = {str(other): _by_language(part) for other, part in contrasts.groupby("other", sort=False)}
-    place = {"layer": direction.layer, "position": direction.position, "strength": float(strength.loc[strength["chosen"], "strength"].iloc[0])}
+    place = {"layer": reads.layer, "position": reads.position, "strength": float(strength.loc[strength["chosen"], "strength"].iloc[0])}
     return {
         "schema": SCHEMA,
         "model": model,
         "languages": {tag: {"tier": tier} for tag, tier in tiers.items()},
         "k": k,
         "place": place,
+        "push": {"layer": direction.layer, "position": direction.position},
         "gate": GATE,
         "unrepaired": UNREPAIRED,
         "methods": methods,
