@@ -33,8 +33,8 @@ import pandas as pd
 from workbench.activations.store import open_store
 from workbench.directions import Direction
 from workbench.prompts.sources import load_prompts
-from workbench.repair.contestants import ALWAYS, GATE, ORACLE, UNREPAIRED
 from workbench.repair.gate import GateComparison, compare_replies
+from workbench.repair.kinds import ALWAYS, GATE, ORACLE, UNREPAIRED
 from workbench.repair.methods import routed
 from workbench.repair.rates import RATES, MethodRun, Resampler
 from workbench.repair.replies import RANDOM, GateReplies, answers_of

@@ -14,8 +14,8 @@ from workbench.interventions.edits import Add
 from workbench.interventions.routing import Route
 from workbench.models.load import load_model
 from workbench.prompts.sources import load_prompts
-from workbench.repair.contestants import ALWAYS, GATE, ORACLE, UNREPAIRED
 from workbench.repair.elsewhere import ElsewhereRates, elsewhere
+from workbench.repair.kinds import ALWAYS, GATE, ORACLE, UNREPAIRED
 from workbench.repair.methods import draw_examples, recalibrated
 from workbench.repair.strength import SCOPE
 

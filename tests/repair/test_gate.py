@@ -14,8 +14,8 @@ from workbench.interventions.routing import Route
 from workbench.models.load import load_model
 from workbench.prompts.sources import load_prompts
 from workbench.repair.actions import LEAVE, STEER
-from workbench.repair.contestants import ALWAYS, GATE, ORACLE, UNREPAIRED
 from workbench.repair.gate import compare_gates
+from workbench.repair.kinds import ALWAYS, GATE, ORACLE, UNREPAIRED
 from workbench.repair.strength import SCOPE
 
 

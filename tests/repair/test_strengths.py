@@ -8,7 +8,7 @@ from tests.repair.planted import planted_replies, planted_states
 from workbench.errors import DataError
 from workbench.gates import BalancedF1, RecalibratedGate
 from workbench.repair.actions import LEAVE
-from workbench.repair.contestants import ALWAYS, GATE, ORACLE, UNREPAIRED
+from workbench.repair.kinds import ALWAYS, GATE, ORACLE, UNREPAIRED
 from workbench.repair.methods import Draws, draw_examples
 from workbench.repair.strength import OracleStrength
 from workbench.repair.strengths import strength_by_method

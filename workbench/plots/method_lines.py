@@ -34,7 +34,7 @@ class Look(NamedTuple):
 
 def kinds_of(methods: Iterable[str]) -> dict[str, str]:
     """Return what each method is: a key of ``KIND_NAMES``."""
-    from workbench.repair.contestants import kind_of
+    from workbench.repair.kinds import kind_of
 
     return {method: kind_of(method) for method in in_order(str(method) for method in methods)}
 

@@ -6,7 +6,7 @@ well as the paper's, so that a difference between two methods is a difference of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,25 +16,7 @@ from workbench.gates.cast import CastGate
 from workbench.gates.controls import permuted_labels
 from workbench.gates.latent_guard import LatentGuard
 from workbench.gates.one_direction import DirectionGate
-
-UNREPAIRED, ALWAYS, ORACLE, GATE = "unrepaired", "always steer", "oracle gate", "gate, shrinkage"
-PAPER, PRICED_AS_GIVEN, ADASTEER, ADASTEER_PROMPT = "gate, balanced F1", "gate, shrinkage, price not chosen", "AdaSteer", "AdaSteer, prompt only"
-
-#: What a method is in the comparison; methods that are not listed are controls.
-KINDS: Mapping[str, Sequence[str]] = {
-    "model": (UNREPAIRED,),
-    "gate": (GATE, f"{GATE}, others relaxed", PRICED_AS_GIVEN, PAPER, "gate, no examples", "gate, unlabelled"),
-    "rival": (
-        "one direction, shrinkage", "one direction, balanced F1", "Latent Guard, shrinkage", "Latent Guard, balanced F1", "CAST as published",
-        "CAST signed, own search", "CAST signed, shrinkage", "CAST signed, balanced F1", ADASTEER, ADASTEER_PROMPT, ALWAYS,
-    ),
-    "ceiling": (ORACLE,),
-}  # fmt: skip
-
-
-def kind_of(method: str) -> str:
-    """Return "model", "gate", "rival", "ceiling" or "control"."""
-    return next((kind for kind, names in KINDS.items() if method in names), "control")
+from workbench.repair.kinds import PRICED_AS_GIVEN
 
 
 def _signed() -> Gate:
@@ -89,7 +71,4 @@ def permuted_contestant(source: GateData, rng: np.random.Generator) -> Contestan
     return Contestant(RecalibratedGate().fit(permuted_labels(source, rng)), BalancedF1())
 
 
-__all__ = [
-    "ADASTEER", "ADASTEER_PROMPT", "ALWAYS", "GATE", "KINDS", "ORACLE", "PAPER", "PRICED", "PRICED_AS_GIVEN", "READERS", "UNREPAIRED", "Contestant",
-    "contestants", "kind_of", "permuted_contestant", "reader_of",
-]  # fmt: skip
+__all__ = ["PRICED", "READERS", "Contestant", "contestants", "permuted_contestant", "reader_of"]

@@ -25,8 +25,8 @@ from workbench.interventions.edits import Add
 from workbench.models.chat import ChatModel
 from workbench.prompts.grid import PromptGrid
 from workbench.repair.actions import LEAVE, STEER, answer_under
-from workbench.repair.contestants import ALWAYS, ORACLE, UNREPAIRED
 from workbench.repair.few_shot import aligned_rows
+from workbench.repair.kinds import ALWAYS, ORACLE, UNREPAIRED
 from workbench.repair.methods import always, routed
 from workbench.repair.rates import RepairRates, Resampler, repair_rates
 from workbench.repair.strength import SCOPE

@@ -23,19 +23,8 @@ from workbench.gates.controls import shuffled_decisions
 from workbench.models.chat import ChatModel
 from workbench.prompts.grid import PromptGrid
 from workbench.repair.actions import LEAVE, RELAX, STEER, Answered
-from workbench.repair.contestants import (
-    ADASTEER,
-    ADASTEER_PROMPT,
-    ALWAYS,
-    GATE,
-    ORACLE,
-    PRICED,
-    UNREPAIRED,
-    Contestant,
-    contestants,
-    permuted_contestant,
-    reader_of,
-)
+from workbench.repair.contestants import PRICED, Contestant, contestants, permuted_contestant, reader_of
+from workbench.repair.kinds import ADASTEER, ADASTEER_PROMPT, ALWAYS, GATE, ORACLE, UNREPAIRED
 from workbench.repair.methods import always, decisions, recalibrated, routed
 from workbench.repair.price import BUDGET, Prices, choose_price
 from workbench.repair.rates import MethodRun, RepairContrasts, RepairRates, Resampler, repair_contrasts, repair_rates

@@ -27,10 +27,11 @@ from workbench.interventions.edits import Add
 from workbench.interventions.routing import Route
 from workbench.prompts.grid import PromptGrid
 from workbench.prompts.sources import load_prompts
-from workbench.repair.contestants import GATE, PAPER, PRICED_AS_GIVEN, reader_of
+from workbench.repair.contestants import reader_of
 from workbench.repair.elsewhere import ElsewhereRates, elsewhere
 from workbench.repair.few_shot import KS, FewShot, few_shot
 from workbench.repair.gate import GateComparison, compare_replies
+from workbench.repair.kinds import GATE, PAPER, PRICED_AS_GIVEN
 from workbench.repair.latency import latency
 from workbench.repair.methods import recalibrated
 from workbench.repair.replies import GateReplies, answer_for_gates, answers_frame, answers_of

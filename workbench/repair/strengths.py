@@ -16,8 +16,8 @@ import pandas as pd
 from workbench.errors import DataError
 from workbench.gates import Gate, GateData, ThresholdPolicy
 from workbench.repair.actions import LEAVE, Answered
-from workbench.repair.contestants import ALWAYS, ORACLE, UNREPAIRED
 from workbench.repair.few_shot import aligned_rows
+from workbench.repair.kinds import ALWAYS, ORACLE, UNREPAIRED
 from workbench.repair.methods import Draws, always, decisions, routed
 from workbench.repair.rates import RATES, MethodRun, Resampler, entry
 from workbench.repair.strength import OracleStrength, strength_action

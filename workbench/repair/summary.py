@@ -11,7 +11,7 @@ import pandas as pd
 
 from workbench.directions import Direction
 from workbench.gates import Place
-from workbench.repair.contestants import GATE, UNREPAIRED, kind_of
+from workbench.repair.kinds import GATE, UNREPAIRED, kind_of
 from workbench.runs.folder import Run
 from workbench.runs.summary import figure
 
