@@ -1,7 +1,11 @@
 """Who decides: gates that call a state harmful or harmless, with a threshold per language."""
 
+from workbench.gates.adasteer import AdaSteer
+from workbench.gates.cast import CastGate
 from workbench.gates.files import load_gate, save_gate
 from workbench.gates.label_curve import LabelCurve, label_curve
+from workbench.gates.latent_guard import LatentGuard
+from workbench.gates.one_direction import DirectionGate
 from workbench.gates.place import GateData, Place, gate_data
 from workbench.gates.protocol import UNKNOWN, Gate, Recalibration
 from workbench.gates.readout import RecalibratedGate
@@ -25,15 +29,19 @@ from workbench.gates.thresholds import (
 __all__ = [
     "POLICIES",
     "UNKNOWN",
+    "AdaSteer",
     "BalancedF1",
+    "CastGate",
     "ConformalMiss",
     "Context",
     "CostWeighted",
+    "DirectionGate",
     "FixedFalsePositives",
     "Gate",
     "GateData",
     "GateWarning",
     "LabelCurve",
+    "LatentGuard",
     "MomentMatching",
     "Place",
     "RecalibratedGate",
