@@ -37,12 +37,14 @@ def run(*argv) -> int:
     return stop.value.code or 0
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("diagnose",), ("capture",), ("report",), ("organism",), ("organism", "train")])
+@pytest.mark.parametrize(
+    "command", [(), ("demo",), ("diagnose",), ("capture",), ("report",), ("organism",), ("organism", "train"), ("repair",), ("repair", "gate")]
+)
 def test_help_shows_what_a_command_does(command, capsys):
     assert run(*command, "--help") == 0
     shown = capsys.readouterr().out
     assert "Usage: workbench" in shown
-    assert len(command) != 1 or command == ("organism",) or "Example" in shown
+    assert len(command) != 1 or command in [("organism",), ("repair",)] or "Example" in shown
 
 
 def test_help_loads_no_heavy_package():
@@ -62,7 +64,7 @@ def test_demo_diagnoses_the_organism_and_ends_with_the_reports_path(asked, capsy
 def test_diagnose_hands_every_option_on_under_its_name(asked, tmp_path):
     given = dict(before="base", prompts="set", harmless="h1", harmful="h2", subset="s", tiers="t.csv", template="plain", system="be brief")
     given |= dict(limit=7, refusals="r.csv", max_new_tokens=9, null_seeds=4, seed=5, dtype="float32", device="cpu", out=str(tmp_path / "o"))
-    given |= dict(steer=2, judge="guard", judge_model="g", judge_template="t.txt", judge_fallback="markers", send_to="http://localhost/v1")
+    given |= dict(steer=2, walk=3, judge="guard", judge_model="g", judge_template="t.txt", judge_fallback="markers", send_to="http://localhost/v1")
     flags = ("strip_punctuation", "redact", "trust_remote_code")
     options = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
     options += ["--languages", "en, sw", "--reference", "en", *(f"--{flag.replace('_', '-')}" for flag in flags)]
@@ -77,6 +79,51 @@ def test_the_pipeline_accepts_every_option_of_the_command():
     from workbench.diagnosis.diagnose import diagnose
 
     assert set(inspect.signature(cli.diagnose).parameters) <= set(inspect.signature(diagnose).parameters)
+
+
+def test_a_gate_repair_gets_every_option_under_its_name(monkeypatch, tmp_path):
+    import inspect
+
+    from workbench.repair import run as runner
+
+    asked: dict = {}
+    parameters = set(inspect.signature(runner.repair_gate).parameters)
+
+    def repair_gate(model, **options):
+        asked.update(model=model, **options)
+        return SimpleNamespace(folder=write_fake_run(tmp_path / "run", languages=4, layers=4, meanings=8))
+
+    monkeypatch.setattr(runner, "repair_gate", repair_gate)
+    given = dict(prompts="set", k=2, draws=5, graded_draws=3, reference=["en"], languages=["en", "sw"], limit=9, seed=4, judge="markers")
+    options = [
+        "--prompts",
+        "set",
+        "--k",
+        2,
+        "--draws",
+        5,
+        "--graded-draws",
+        3,
+        "--reference",
+        "en",
+        "--languages",
+        "en,sw",
+        "--limit",
+        9,
+        "--seed",
+        4,
+    ]
+    options += ["--judge", "markers", "--elsewhere", "one", "--elsewhere", "two:PATH", "--out", tmp_path / "o"]
+    assert run("repair", "gate", "some/model", *options) == 0
+    assert {name: asked[name] for name in given} == given
+    assert asked["model"] == "some/model" and asked["elsewhere_sets"] == ["one", "two:PATH"] and asked["out"] == tmp_path / "o"
+    assert set(asked) <= parameters
+
+
+@pytest.mark.parametrize("wrong", [("--k", "0"), ("--draws", "2"), ("--graded-draws", "0"), ("--k", "four")])
+def test_a_gate_repair_with_impossible_numbers_is_a_usage_error(wrong, capsys):
+    assert run("repair", "gate", "organism:aligned", "--prompts", "organism", *wrong) == 2
+    assert wrong[0] in capsys.readouterr().err
 
 
 def test_a_known_error_is_one_paragraph_on_stderr_with_code_two(monkeypatch, capsys):
@@ -115,12 +162,12 @@ def test_capture_hands_layers_and_positions_on(monkeypatch, tmp_path):
 
 
 def test_organism_train_reads_names_and_refuses_half_of_them(monkeypatch, tmp_path, capsys):
+    from workbench.organism import failures
+
     calls: dict = {}
-    module = ModuleType("workbench.organism.train")
-    module.train = lambda out, **options: calls.update(out=out, **options) or out
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(failures, "train_failure", lambda name, out, **options: calls.update(name=name, out=out, **options) or out / "aligned")
     assert run("organism", "train", "--seed", "3", "--out", tmp_path, "--languages", "qaa=Fenno, qab=Marrish") == 0
-    assert calls == dict(out=tmp_path, seed=3, names={"qaa": "Fenno", "qab": "Marrish"}, progress=True)
+    assert calls == dict(name="calibration", out=tmp_path, seed=3, names={"qaa": "Fenno", "qab": "Marrish"}, progress=True)
     assert run("organism", "train", "--languages", "qaa") == 2
     assert "TAG=Name" in capsys.readouterr().err
 

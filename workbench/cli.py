@@ -110,6 +110,7 @@ def diagnose(
     strip_punctuation: Strip = False,
     null_seeds: Annotated[int, typer.Option(help="Untrained models that harm's AUROC must beat.", min=0)] = 3,
     steer: Annotated[int, typer.Option(help="Meanings per class and language answered under each edit; 0 acts on nothing.", min=0)] = 16,
+    walk: Annotated[int, typer.Option(help="Meanings per class and language that the waterfall asks; 0 leaves it out.", min=0)] = 32,
     seed: Seed = 0,
     dtype: Dtype = None,
     device: Device = None,
@@ -153,9 +154,7 @@ def repair_gate(
     system: System = None,
     limit: Limit = None,
     refusals: Annotated[Path | None, typer.Option(help="CSV of language,text: openings that count as a refusal.", metavar="FILE")] = None,
-    judge: Annotated[
-        str, typer.Option(help="Who says what is a refusal: auto, markers, classifier:MODEL or guard:MODEL.", metavar="NAME")
-    ] = "auto",
+    judge: Annotated[str, typer.Option(help="Who says what is a refusal: auto, markers, classifier:MODEL or guard:MODEL.", metavar="NAME")] = "auto",
     judge_model: Annotated[str | None, typer.Option(help="Model of a classifier or guard judge.", metavar="MODEL")] = None,
     judge_template: Annotated[
         Path | None, typer.Option(help="A guard model's question, with {prompt} and {reply}; default its chat template.", metavar="FILE")

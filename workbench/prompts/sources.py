@@ -61,8 +61,8 @@ def load_prompts(
     Parameters
     ----------
     spec : str or path
-        ``organism`` or ``organism:code-switched``; ``multijail``, ``xsafety``, ``textdetox`` or ``paradetox``, alone (from the hub) or as ``NAME:PATH`` (a
-        local copy); ``polyrefuse:PATH``, ``flores200:PATH`` or ``ntrex128:PATH``; a ``.csv``, ``.jsonl``, ``.json`` or
+        ``organism`` or ``organism:code-switched``; ``multijail``, ``xsafety``, ``textdetox`` or ``paradetox``, alone (from the hub) or as
+        ``NAME:PATH`` (a local copy); ``polyrefuse:PATH``, ``flores200:PATH`` or ``ntrex128:PATH``; a ``.csv``, ``.jsonl``, ``.json`` or
         ``.parquet`` file with the grid's columns; or the id of such a set on the hub.
     harmless, harmful : str or path, optional
         Another set, spelled the same way, that gives the class the first one lacks.
