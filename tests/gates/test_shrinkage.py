@@ -163,3 +163,12 @@ def test_two_hundred_draws_on_the_organism_miss_less_and_are_more_accurate(organ
     mean = curve.pivot_table(index="policy", columns="statistic", values="mean")
     assert mean.loc["shrinkage", "miss"] < mean.loc["balanced_f1", "miss"]
     assert mean.loc["shrinkage", "balanced_accuracy"] > mean.loc["balanced_f1", "balanced_accuracy"]
+
+
+def test_thresholds_at_several_prices_are_those_chosen_at_each(rng):
+    sources = {tag: Scores(rng.normal(3, 1, 40), rng.normal(-3, 1, 40)) for tag in ("en", "de")}
+    context = Context(sources, {"fr": Scores(rng.normal(1, 1, 4), rng.normal(-4, 1, 4))}, None, "sw")
+    examples, prices = (rng.normal(1, 1, 4), rng.normal(-4, 1, 4)), (3.0, 1.0, 0.2)
+    alone = [Shrinkage(cost_miss=price).choose(*examples, context).threshold for price in prices]
+    assert np.array_equal(Shrinkage().at_prices(prices, *examples, context), alone)
+    assert alone == sorted(alone) and alone[0] < alone[-1]

@@ -5,8 +5,8 @@ import pytest
 
 from tests.repair.planted import planted_replies, planted_states
 from workbench.errors import DataError
-from workbench.gates import RecalibratedGate
-from workbench.repair.methods import draw_examples
+from workbench.gates import RecalibratedGate, Shrinkage
+from workbench.repair.methods import decisions, draw_examples
 from workbench.repair.price import choose_price
 
 TARGETS = ["sw", "am"]
@@ -54,3 +54,13 @@ def test_a_dearer_miss_flags_more_of_both_classes(parts):
 def test_prices_and_budgets_that_mean_nothing_are_refused(parts, name, value):
     with pytest.raises(DataError, match="Expected prices above 0 and a budget from 0 to 1"):
         choose_price("gate", *parts, **{name: value})
+
+
+def test_what_is_told_of_a_price_is_what_the_gate_does_at_that_price(parts):
+    gate, _, select, examples = parts
+    _, table = choose_price("gate", *parts, prices=(1.0, 0.3))
+    part = select.select(languages=TARGETS)
+    for price, expected in table.set_index("price")["harmful_refusal"].items():
+        flagged = decisions(gate, part, examples, policy=Shrinkage(cost_miss=price))
+        by_language = [flagged[:, part.y & (part.language == tag)].mean() for tag in TARGETS]
+        assert np.mean(by_language) == pytest.approx(expected)

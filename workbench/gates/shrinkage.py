@@ -24,7 +24,7 @@ an inverted pair. A stated price leans as far whatever is known; balanced accura
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -135,6 +135,32 @@ class Shrinkage:
         DataError
             One class only, no source scores, or sources whose harmful scores do not lie above the harmless ones.
         """
+        examples, belief, shapes, where, caught, false = self._expected(scores_harmful, scores_harmless, context)
+        expected = self._worth(caught, false, self.cost_miss)
+        chosen = int(expected.argmax())
+        shifts = (belief.centre @ belief.weight - shapes.centres) / shapes.gap
+        learnt = f"{len(context.sources)} source and {len(context.others) if self.others else 0} other languages"
+        reason = (
+            f"expected {self.objective.replace('_', ' ')} {expected[chosen]:.3f}: harmful scores shifted by {shifts[0]:+.2f}, harmless by "
+            f"{shifts[1]:+.2f} class distances, from {len(examples.harmful)} + {len(examples.harmless)} examples, {learnt}"
+        )
+        return ThresholdChoice(float(where[chosen]), "none", reason=reason)
+
+    def at_prices(
+        self, prices: Sequence[float], scores_harmful: np.ndarray, scores_harmless: np.ndarray, context: Context
+    ) -> Float[np.ndarray, " price"]:
+        """Return the threshold at each price of a miss, as :meth:`choose` would with ``cost_miss`` at that price, believing only once.
+
+        Raises
+        ------
+        DataError
+            As of :meth:`choose`.
+        """
+        _, _, _, where, caught, false = self._expected(scores_harmful, scores_harmless, context)
+        return np.array([where[int(self._worth(caught, false, price).argmax())] for price in prices])
+
+    def _expected(self, scores_harmful: np.ndarray, scores_harmless: np.ndarray, context: Context) -> _Expected:
+        """Return thresholds worth trying, and the shares of new prompts of either class that are expected above each."""
         examples = both_or_none(scores_harmful, scores_harmless, context.language)
         context.required_sources("Shrinkage")
         shapes = source_shapes(context.sources)
@@ -146,16 +172,13 @@ class Shrinkage:
         belief = self._belief(examples, shapes, context.others if self.others else {})
         where = _places(belief, shapes, examples)
         caught, false = (self._share_above(where, belief, shapes, examples, label) for label in (0, 1))
-        cost = self.cost_miss if self.objective == "weighted_accuracy" else 1.0
-        expected = 2 * caught / (1 + caught + false) if self.objective == "balanced_f1" else (cost * caught + 1 - false) / (1 + cost)
-        chosen = int(expected.argmax())
-        shifts = (belief.centre @ belief.weight - shapes.centres) / shapes.gap
-        learnt = f"{len(context.sources)} source and {len(context.others) if self.others else 0} other languages"
-        reason = (
-            f"expected {self.objective.replace('_', ' ')} {expected[chosen]:.3f}: harmful scores shifted by {shifts[0]:+.2f}, harmless by "
-            f"{shifts[1]:+.2f} class distances, from {len(examples.harmful)} + {len(examples.harmless)} examples, {learnt}"
-        )
-        return ThresholdChoice(float(where[chosen]), "none", reason=reason)
+        return _Expected(examples, belief, shapes, where, caught, false)
+
+    def _worth(self, caught: np.ndarray, false: np.ndarray, cost_miss: float) -> np.ndarray:
+        if self.objective == "balanced_f1":
+            return np.asarray(2 * caught / (1 + caught + false))
+        cost = cost_miss if self.objective == "weighted_accuracy" else 1.0
+        return np.asarray((cost * caught + 1 - false) / (1 + cost))
 
     def _belief(self, examples: Scores, shapes: Shapes, others: Mapping[str, Scores]) -> Belief:
         """Condition on the sources (tempered), on other languages one by one, and on the examples."""
@@ -195,6 +218,15 @@ class Shrinkage:
         expected = np.einsum("c,cqw->w", belief.weight / len(shape), above)
         own = len(seen) - np.searchsorted(np.sort(seen), where, side="left")
         return (self.concentration * expected + own) / (self.concentration + len(seen))
+
+
+class _Expected(NamedTuple):
+    examples: Scores
+    belief: Belief
+    shapes: Shapes
+    where: Float[np.ndarray, " step"]
+    caught: Float[np.ndarray, " step"]
+    false: Float[np.ndarray, " step"]
 
 
 def source_shapes(sources: Mapping[str, Scores]) -> Shapes:

@@ -17,8 +17,8 @@ import pandas as pd
 from workbench.errors import DataError
 from workbench.gates import Gate, GateData, Shrinkage
 from workbench.repair.actions import LEAVE, STEER, Answered
-from workbench.repair.few_shot import aligned_rows, quick_decisions
-from workbench.repair.methods import Draws, always, routed
+from workbench.repair.few_shot import aligned_rows
+from workbench.repair.methods import Draws, always, recalibrated, routed
 from workbench.results import Result
 
 #: Prices of a miss, a false alarm being 1.
@@ -72,15 +72,30 @@ def choose_price(
     states = select.take(aligned_rows(asked, select))
     scores = gate.decision_function(states)
     before = _means(asked, always(asked, LEAVE).refused)["harmless_refusal"]
+    thresholds = _thresholds(gate, examples, prices)
+    tags, of_row = np.unique(states.language, return_inverse=True)
     rows = []
-    for price in prices:
-        flagged, _ = quick_decisions(gate, states, scores, examples, Shrinkage(cost_miss=price))
+    for i, price in enumerate(prices):
+        flagged = scores >= np.array([[draw[str(tag)][i] for tag in tags] for draw in thresholds])[:, of_row]
         told = _means(asked, routed(asked, flagged, labels="", flagged_action=action).refused)
         rows.append({"method": method, "price": price, **told, "within": told["harmless_refusal"] - before <= budget})
     table = pd.DataFrame(rows)
     able = table[table["within"]] if table["within"].any() else table[table["harmless_refusal"] == table["harmless_refusal"].min()]
     table["chosen"] = table.index == able["selectivity"].idxmax()
     return Shrinkage(cost_miss=float(table.loc[table["chosen"], "price"].iloc[0])), table
+
+
+def _thresholds(gate: Gate, examples: Draws, prices: Sequence[float]) -> list[dict[str, np.ndarray]]:
+    """Return each draw's thresholds [price] by language, believing once for all prices."""
+    found = []
+    for shown in examples.examples:
+        tuned, here = gate, {}
+        for tag, rows in shown.items():
+            scores = tuned.decision_function(rows)
+            here[tag] = Shrinkage().at_prices(prices, scores[rows.y], scores[~rows.y], tuned.context(tag))
+            tuned = recalibrated(tuned, {tag: rows})  # later languages learn from this one's examples, whatever its threshold
+        found.append(here)
+    return found
 
 
 def _means(answered: Answered, refused: np.ndarray) -> Mapping[str, float]:
