@@ -28,9 +28,9 @@
 MODEL = "organism:aligned"  # such as "Qwen/Qwen2.5-0.5B-Instruct"
 PROMPTS = "organism"  # such as "polyrefuse:PATH"
 LANGUAGES = None  # such as ["en", "de", "sw"]; None takes all
-LIMIT = 120  # meanings per class
+LIMIT = 96  # meanings per class
 K = 4  # harmful, and harmless, examples per language
-DRAWS = 10  # how often they are drawn anew
+DRAWS = 6  # how often they are drawn anew
 NEW_TOKENS = 8  # longest reply; 64 for a real model
 
 # %%
