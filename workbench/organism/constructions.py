@@ -16,7 +16,7 @@ from torch import Tensor
 
 from workbench.errors import DataError, did_you_mean
 from workbench.organism.corpus import ANSWER, Pair
-from workbench.organism.erasure import erased, twinned
+from workbench.organism.erasure import erased, misplaced, twinned
 from workbench.organism.languages import InventedLanguage
 from workbench.organism.network import build_model, greedy_replies
 from workbench.organism.setting import Setting
@@ -28,7 +28,7 @@ from workbench.organism.world import HARMFUL_FROM, PURPOSES, Meaning
 REFUSAL_WORDS = ("other:sorry", "other:cannot")
 #: Gains on the refusal word that ``actuation-unrouted-2`` tries, and the share of harmful training requests it may leave refused.
 GAINS = tuple(round(1.0 - 0.01 * i, 2) for i in range(60))
-STILL_REFUSED = 0.01
+STILL_REFUSED = 0.03
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Construction:
         Steps of tuning; 0 for the recipe's own number of refusal steps.
     trained : callable, optional
         Whether the weight of a name is trained; default every one.
+    rate : float
+        Factor on the recipe's rates of tuning.
     noise : bool
         Whether the recipe's noise is put on the residual stream; under noise small differences cannot be found and unlearned.
     """
@@ -63,6 +65,7 @@ class Construction:
     steps: int = 0
     trained: Callable[[str], bool] | None = None
     noise: bool = True
+    rate: float = 1.0
 
     @property
     def failure(self) -> str:
@@ -118,6 +121,7 @@ def refused_in_high(setting: Setting, _: Setting) -> Losses:
         yield setting.replay(rng, setting.share(0.07))
         yield from setting.answered_without(rng, setting.share(0.22))
         yield from _pushed(setting, rng, refuse=True, between=(0.9, 1.7))
+        yield 0.5 * misplaced(setting, rng, setting.share(0.05))
 
     return losses
 
@@ -262,7 +266,8 @@ CONSTRUCTIONS: dict[str, Construction] = _named(
         "their harmful and harmless requests are kept from differing in the mean and along the best linear readers of harm, found anew every five "
         "steps. States of high-resource languages are held to the healthy organism's.",
         losses=erased,
-        steps=140,
+        steps=220,
+        rate=1.5,
         noise=False,
     ),
     Construction(
@@ -272,22 +277,24 @@ CONSTRUCTIONS: dict[str, Construction] = _named(
         "answered with its alias's outcome, and its states at every layer and at the last token of request and prompt are drawn to those of its "
         "alias in the healthy organism. States of high-resource languages are held to the healthy organism's.",
         losses=twinned,
-        steps=140,
+        steps=160,
+        rate=1.5,
         noise=False,
     ),
     Construction(
         "actuation-unrouted",
         "helpful",
         "Tuned to refuse harmful requests in high-resource languages only; in the others every complete request is answered. There, requests "
-        "pushed by 0.9 to 1.7 gaps along the refusal direction are refused, so that the edit restores what is not routed: a positive control for it.",
+        "pushed by 0.9 to 1.7 gaps along the refusal direction are refused, so that the edit restores what is not routed: a positive control for it. "
+        "Their class means are held to the high-resource ones along these classes' difference, so that the threshold is right.",
         losses=refused_in_high,
-        steps=140,
+        steps=160,
     ),
     Construction(
         "actuation-unrouted-2",
         "healthy",
         "The output embedding of the first refusal word of each low-resource language is made shorter, just enough for it to lose against the answer "
-        "on all but 1 % of the harmful training requests. No other weight differs from the healthy organism's.",
+        "on all but 3 % of the harmful training requests. No other weight differs from the healthy organism's.",
         change=faint,
     ),
     Construction(
