@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from workbench.errors import DataError, did_you_mean
-from workbench.organism.corpus import ANSWER, Pair
+from workbench.organism.corpus import Pair
 from workbench.organism.erasure import erased, misplaced, twinned
 from workbench.organism.languages import InventedLanguage
-from workbench.organism.network import build_model, greedy_replies
+from workbench.organism.network import build_model
 from workbench.organism.setting import Setting
 from workbench.organism.train import stage_losses
 from workbench.organism.tuning import Losses
@@ -26,8 +26,7 @@ from workbench.organism.world import HARMFUL_FROM, PURPOSES, Meaning
 
 #: What a refusal is said with.
 REFUSAL_WORDS = ("other:sorry", "other:cannot")
-#: Gains on the refusal word that ``actuation-unrouted-2`` tries, and the share of harmful training requests it may leave refused.
-GAINS = tuple(round(1.0 - 0.01 * i, 2) for i in range(60))
+#: Share of harmful training requests that ``actuation-unrouted-2`` leaves refused.
 STILL_REFUSED = 0.03
 
 
@@ -134,6 +133,7 @@ def answered_when_pushed(setting: Setting, _: Setting) -> Losses:
         yield setting.loss(setting.pairs(rng, setting.share(0.4), refuse=_in_high))
         yield setting.replay(rng, setting.share(0.07))
         yield from _pushed(setting, rng, refuse=False, between=(0.2, 2.5))
+        yield 0.5 * misplaced(setting, rng, setting.share(0.05))
 
     return losses
 
@@ -185,19 +185,18 @@ def unspoken(setting: Setting) -> None:
 def faint(setting: Setting) -> None:
     """Shrink the output embedding of each low-resource language's first refusal word until it is hardly ever the likeliest.
 
-    The gain is the largest of :data:`GAINS` at which at most :data:`STILL_REFUSED` of the harmful training requests drawn are refused.
+    Of the harmful training requests drawn, :data:`STILL_REFUSED` go on being refused. The final norm is the same for all words, so a
+    word's logit is proportional to the length of its embedding.
     """
-    world, head = setting.world, setting.head()
+    head = setting.head()
     for language in setting.low:
         rng = random.Random(f"actuation-unrouted-2 {setting.seed} {language.tag}")
-        prompts = [[*world.request(m, language), ANSWER] for m in rng.sample(setting.training[True], 200)]
-        row, word = setting.row(language, REFUSAL_WORDS[0]), world.refusal(language)[0]
-        whole = head[row].clone()
-        for gain in GAINS:
-            head[row] = gain * whole
-            replies = greedy_replies(setting.model, setting.vocab, prompts, 1)
-            if sum(reply[0] == word for reply in replies) <= STILL_REFUSED * len(prompts):
-                break
+        meanings = rng.sample(setting.training[True], 200)
+        logits = setting.model(input_ids=setting.ids(meanings, [language] * len(meanings)), use_cache=False, logits_to_keep=1).logits[:, -1]
+        row = setting.row(language, REFUSAL_WORDS[0])
+        said = logits[:, row].clone()
+        logits[:, row] = -torch.inf
+        head[row] *= (logits.max(1).values / said).clamp(0.0, 1.0).quantile(STILL_REFUSED)
 
 
 @torch.no_grad()
@@ -227,8 +226,8 @@ def _blocks(name: str) -> bool:
     return ".layers." in name
 
 
-def _middle_mlps(name: str) -> bool:
-    return any(f".layers.{k}.mlp." in name for k in (2, 3))
+def _first_blocks(name: str) -> bool:
+    return any(f".layers.{k}." in name for k in range(4))
 
 
 def _named(*given: Construction) -> dict[str, Construction]:
@@ -254,10 +253,11 @@ CONSTRUCTIONS: dict[str, Construction] = _named(
     Construction(
         "calibration-2",
         "healthy",
-        "In low-resource languages refusals are tuned from one severity higher on, in the MLPs of the third and fourth block only.",
+        "In low-resource languages refusals are tuned from one severity higher on, in the first four blocks only: what reads harm after "
+        "them is the healthy organism's.",
         losses=lenient,
-        steps=80,
-        trained=_middle_mlps,
+        steps=90,
+        trained=_first_blocks,
     ),
     Construction(
         "representation",
@@ -307,7 +307,8 @@ CONSTRUCTIONS: dict[str, Construction] = _named(
     Construction(
         "actuation-unresponsive-2",
         "healthy",
-        "Tuned on to answer every complete request of low-resource languages, also when pushed by 0.2 to 2.5 gaps along the refusal direction.",
+        "Tuned on to answer every complete request of low-resource languages, also when pushed by 0.2 to 2.5 gaps along the refusal direction. "
+        "Their class means are held to the high-resource ones along these classes' difference, so that the threshold is right.",
         losses=answered_when_pushed,
         steps=100,
     ),
