@@ -64,6 +64,7 @@ _PUBLIC = {
     "save_gate": "workbench.gates",
     "load_gate": "workbench.gates",
     "repair_gate": "workbench.repair.run",
+    "repair_route": "workbench.repair.applied",
     "compare_gates": "workbench.repair.gate",
     "sweep_directions": "workbench.interventions.sweep",
     "RefusalTokens": "workbench.interventions",

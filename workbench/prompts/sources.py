@@ -55,6 +55,7 @@ def load_prompts(
     seed: int = 0,
     tiers: str | Path | None = None,
     strip_punctuation: bool = False,
+    allow_one_class: bool = False,
 ) -> PromptGrid:
     """Load a prompt set as a grid.
 
@@ -79,6 +80,9 @@ def load_prompts(
         File of ``language,tier`` that wins over every other source of tiers.
     strip_punctuation : bool
         Remove sentence-final punctuation, which tells the classes apart in some sets.
+
+    allow_one_class : bool
+        Harmful or harmless prompts alone will do: for sets that are only asked, and not learned from.
 
     Returns
     -------
@@ -122,7 +126,7 @@ def load_prompts(
         )
     merged = grids[0] if len(grids) == 1 else PromptGrid(_combined([grid.frame for grid in grids]), tiers=given_tiers, provenance=provenance)
     labels = set(merged.frame["harmful"])
-    if len(labels) < 2 and merged.has_harm_labels:
+    if len(labels) < 2 and merged.has_harm_labels and not allow_one_class:
         has, lacks = ("harmful", "harmless") if True in labels else ("harmless", "harmful")
         raise PromptError(
             f"{spec} has {has} prompts only; both classes are needed. Add the other with --{lacks} SET, for example --{lacks} polyrefuse:PATH."

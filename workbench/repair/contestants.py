@@ -13,7 +13,7 @@ import numpy as np
 
 from workbench.gates import BalancedF1, Gate, GateData, MomentMatching, RecalibratedGate, Shrinkage, ThresholdPolicy
 from workbench.gates.cast import CastGate
-from workbench.gates.controls import permuted_labels
+from workbench.gates.controls import FEWEST_SEEDS, permuted_labels
 from workbench.gates.latent_guard import LatentGuard
 from workbench.gates.one_direction import DirectionGate
 from workbench.repair.kinds import PRICED_AS_GIVEN
@@ -66,9 +66,13 @@ def contestants(sources: Mapping[str, GateData], policies: Mapping[str, Threshol
     return found
 
 
-def permuted_contestant(source: GateData, rng: np.random.Generator) -> Contestant:
-    """Fit our gate on labels that share nothing with the true ones."""
-    return Contestant(RecalibratedGate().fit(permuted_labels(source, rng)), BalancedF1())
+def permuted_contestants(source: GateData, policy: ThresholdPolicy | None, rng: np.random.Generator) -> list[Contestant]:
+    """Fit our gate on labels that share nothing with the true ones, five times; the rule stays ours."""
+    found: list[Contestant] = []
+    while len(found) < FEWEST_SEEDS:
+        gate = RecalibratedGate().fit(permuted_labels(source, rng))
+        found.append(Contestant(gate, policy))
+    return found
 
 
-__all__ = ["PRICED", "READERS", "Contestant", "contestants", "permuted_contestant", "reader_of"]
+__all__ = ["PRICED", "READERS", "Contestant", "contestants", "permuted_contestants", "reader_of"]

@@ -18,17 +18,17 @@ import xarray as xr
 from workbench.behavior.outcomes import Judge
 from workbench.directions.direction import Direction
 from workbench.errors import DataError
-from workbench.gates import Gate
+from workbench.gates import Gate, Shrinkage
 from workbench.gates.controls import shuffled_decisions
 from workbench.models.chat import ChatModel
 from workbench.prompts.grid import PromptGrid
 from workbench.repair.actions import LEAVE, RELAX, STEER, Answered
-from workbench.repair.contestants import PRICED, Contestant, contestants, permuted_contestant, reader_of
-from workbench.repair.kinds import ADASTEER, ADASTEER_PROMPT, ALWAYS, GATE, ORACLE, UNREPAIRED
-from workbench.repair.methods import always, decisions, recalibrated, routed
+from workbench.repair.contestants import PRICED, Contestant, contestants, permuted_contestants, reader_of
+from workbench.repair.kinds import ALWAYS, GATE, ORACLE, PRICED_AS_GIVEN, UNREPAIRED
+from workbench.repair.methods import always, averaged, decisions, recalibrated, routed
 from workbench.repair.price import BUDGET, Prices, choose_price
 from workbench.repair.rates import MethodRun, RepairContrasts, RepairRates, Resampler, repair_contrasts, repair_rates
-from workbench.repair.replies import RANDOM, GateReplies, answer_for_gates
+from workbench.repair.replies import GRADED, RANDOM, GateReplies, answer_for_gates
 from workbench.repair.setting import GateSettings, gate_settings
 from workbench.repair.strength import STRENGTHS, OracleStrength, strength_action
 
@@ -113,7 +113,7 @@ def compare_gates(
     settings = gate_settings(acts, grid, reference=reference, deepest=direction.layer, k=k, draws=draws, seed=seed)
     rows = settings.by["one direction"]  # AdaSteer reads along one direction
     replies = answer_for_gates(
-        chat, grid, direction, judge, source=rows.source, score=rows.score, examples=rows.examples, graded_draws=graded_draws,
+        chat, grid, direction, judge, source=rows.source, select=rows.select, score=rows.score, examples=rows.examples, graded_draws=graded_draws,
         strengths=strengths, max_new_tokens=max_new_tokens, out=out, progress=progress,
     )  # fmt: skip
     return compare_replies(settings, replies, resamples=resamples, seed=seed)
@@ -142,31 +142,42 @@ def priced(settings: GateSettings, replies: GateReplies) -> tuple[dict[str, Cont
         policies[name], tried = choose_price(method, plain[method].gate, answered, rows.select, rows.examples, action=push)
         tables.append(tried)
     told = {"split": "select", "budget": BUDGET, "strength": replies.strength.strength}
-    return contestants(settings.sources, policies), Prices(pd.concat(tables, ignore_index=True), told)
+    return contestants(settings.sources, policies), Prices(pd.concat([*tables, replies.multiples], ignore_index=True), told)
 
 
 def method_runs(settings: GateSettings, replies: GateReplies, methods: Mapping[str, Contestant], *, seed: int = 0) -> dict[str, MethodRun]:
     """Return what each method did in each draw, by name."""
     answered, ours = replies.answered, settings.ours
-    told = f"{ours.examples.k} + {ours.examples.k}"
+    few = f"{ours.examples.k} + {ours.examples.k}"
     runs = {UNREPAIRED: always(answered, LEAVE), ALWAYS: always(answered, STEER)}
     runs |= {f"random direction {i}": always(answered, f"random-{i}") for i in range(RANDOM)}
     for name, one in methods.items():
         rows = settings.by[reader_of(name)]
         flagged = rows.decide(one, rows.score)
-        runs[name] = routed(answered, flagged, labels=told if one.policy is None or one.policy.needs_labels else "none")
+        told = _labels(name, one, few)
+        runs[name] = routed(answered, flagged, labels=told)
         if name == GATE:
             runs[f"{GATE}, others relaxed"] = routed(answered, flagged, labels=told, unflagged_action=RELAX)
             mixed = shuffled_decisions(flagged, rows.score.language, np.random.default_rng(seed))
             runs["gate, permuted decisions"] = routed(answered, mixed, labels=told)
             runs["gate, no examples"] = routed(answered, decisions(one.gate, rows.score, rows.no_examples()), labels="none")
-    broken = permuted_contestant(ours.source, np.random.default_rng(seed))
-    runs["gate, permuted labels"] = routed(answered, ours.decide(broken, ours.score), labels=told)
+    broken = permuted_contestants(ours.source, methods[GATE].policy, np.random.default_rng(seed))
+    runs["gate, permuted labels"] = averaged([routed(answered, ours.decide(one, ours.score), labels=few) for one in broken])
     runs[ORACLE] = routed(answered, ours.score.y[None], labels="all")
-    for name, kind in ((ADASTEER, "adasteer"), (ADASTEER_PROMPT, "adasteer-prompt")):
+    for kind, name, _ in GRADED:
         if actions := replies.graded(kind):
-            runs[name] = MethodRun.of(answered, np.repeat(np.array(actions)[:, None], len(answered.prompts), axis=1), None, told)
+            runs[name] = MethodRun.of(
+                answered, np.repeat(np.array(actions)[:, None], len(answered.prompts), axis=1), None, f"{few}; multiple: select split"
+            )
     return runs
+
+
+def _labels(name: str, one: Contestant, few: str) -> str:
+    """Say which labels of the languages that are repaired a method has used, beside those that chose the strength for all."""
+    if one.policy is None or not isinstance(one.policy, Shrinkage):
+        return few if one.policy is None or one.policy.needs_labels else "unlabelled prompts"
+    pooled = f"{few} of every language"  # it learns from how the other languages' scores lie
+    return pooled if name == PRICED_AS_GIVEN else f"{pooled}; price: select split"
 
 
 __all__ = ["GateComparison", "compare_gates", "compare_replies", "method_runs", "priced"]

@@ -102,3 +102,9 @@ def routed(
 def always(answered: Answered, action: str, *, labels: str = "none") -> MethodRun:
     """Say what follows when every prompt gets the same action."""
     return MethodRun.of(answered, np.full((1, len(answered.prompts)), action), None, labels)
+
+
+def averaged(runs: Sequence[MethodRun]) -> MethodRun:
+    """Average what several runs of as many draws did with each prompt; who was flagged differs between them and is not kept."""
+    refused, correct, broken = (np.mean([getattr(run, kind) for run in runs], axis=0) for kind in ("refused", "correct", "broken"))
+    return MethodRun(refused, correct, broken, None, runs[0].labels)

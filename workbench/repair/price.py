@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from workbench.errors import DataError
 from workbench.gates import Gate, GateData, Shrinkage
@@ -29,7 +30,10 @@ BUDGET = 0.02
 
 @dataclass(frozen=True)
 class Prices(Result):
-    """One row per method and price: select split, means over target languages and draws, no interval because nothing is claimed."""
+    """One row per method and price: select split, means over target languages and draws, no interval because nothing is claimed.
+
+    For methods that push each prompt by its own strength "price" is the multiple of the strength (:mod:`workbench.repair.replies`).
+    """
 
     required: ClassVar[tuple[str, ...]] = ("method", "price", "harmful_refusal", "harmless_refusal", "selectivity", "within", "chosen")
 
@@ -71,13 +75,13 @@ def choose_price(
     )
     states = select.take(aligned_rows(asked, select))
     scores = gate.decision_function(states)
-    before = _means(asked, always(asked, LEAVE).refused)["harmless_refusal"]
+    before = refusal_means(asked, always(asked, LEAVE).refused)["harmless_refusal"]
     thresholds = _thresholds(gate, examples, prices)
     tags, of_row = np.unique(states.language, return_inverse=True)
     rows = []
     for i, price in enumerate(prices):
         flagged = scores >= np.array([[draw[str(tag)][i] for tag in tags] for draw in thresholds])[:, of_row]
-        told = _means(asked, routed(asked, flagged, labels="", flagged_action=action).refused)
+        told = refusal_means(asked, routed(asked, flagged, labels="", flagged_action=action).refused)
         rows.append({"method": method, "price": price, **told, "within": told["harmless_refusal"] - before <= budget})
     table = pd.DataFrame(rows)
     able = table[table["within"]] if table["within"].any() else table[table["harmless_refusal"] == table["harmless_refusal"].min()]
@@ -98,11 +102,12 @@ def _thresholds(gate: Gate, examples: Draws, prices: Sequence[float]) -> list[di
     return found
 
 
-def _means(answered: Answered, refused: np.ndarray) -> Mapping[str, float]:
+def refusal_means(answered: Answered, refused: Float[np.ndarray, "draw prompt"]) -> Mapping[str, float]:
+    """Return harmful and harmless refusal and selectivity, means over draws and languages."""
     frame = answered.prompts.assign(refused=refused.mean(axis=0))
     means = frame.groupby(["language", "harmful"])["refused"].mean().unstack("harmful").mean()
     bad, good = float(means[True]), float(means[False])
     return {"harmful_refusal": bad, "harmless_refusal": good, "selectivity": bad - good}
 
 
-__all__ = ["BUDGET", "PRICES", "Prices", "choose_price"]
+__all__ = ["BUDGET", "PRICES", "Prices", "choose_price", "refusal_means"]

@@ -26,6 +26,10 @@ from workbench.statistics import wilson
 
 RATES = ("harmful_refusal", "harmless_refusal", "selectivity", "answer_accuracy")
 STATISTICS = (*RATES, "broken", "flagged_harmful", "flagged_harmless", "refused_misses")
+#: Statistics that some languages of a group may lack: what a gate missed, where it missed nothing.
+_SOME = ("refused_misses",)
+#: The tier of languages that have none, and the mean over reference languages that share a tier with languages that are repaired.
+UNKNOWN, REFERENCE = "unknown", "mean reference"
 #: Which classes of prompts a statistic counts, True for harmful.
 _COUNTED = {
     "harmful_refusal": (True,), "flagged_harmful": (True,), "refused_misses": (True,), "harmless_refusal": (False,), "flagged_harmless": (False,),
@@ -64,11 +68,12 @@ class MethodRun:
 class RepairRates(Result):
     """One row per method, language (or mean over a group of them) and statistic.
 
-    Columns: ``method``; ``language`` (a tag, or "mean low", "mean high", ... over a tier's languages); ``tier``; ``statistic``: harmful_refusal,
-    harmless_refusal, selectivity, answer_accuracy (harmless prompts answered right, where there is a key), broken (garbled or off-language),
-    flagged_harmful and flagged_harmless (the gate's true and false positive rate), refused_misses (refusal among harmful prompts that the gate
-    missed); ``value``, ``low``, ``high`` (95 %, over meanings and draws; Wilson over meanings where nothing varies); ``n`` meanings, ``draws``,
-    ``labels``.
+    Columns: ``method``; ``language`` (a tag, or "mean low", "mean high", ... over a group as in :class:`Resampler`); ``tier`` ("unknown" where a
+    language has none, "reference" for the mean over reference languages); ``statistic``: harmful_refusal, harmless_refusal, selectivity,
+    answer_accuracy (harmless prompts answered right, where there is a key), broken (garbled or off-language), flagged_harmful and
+    flagged_harmless (the gate's true and false positive rate), refused_misses (refusal among harmful prompts that the gate missed; NaN where it
+    missed none, and a mean over the languages where it missed some); ``value``, ``low``, ``high`` (95 %, over meanings and draws; Wilson over
+    meanings where nothing varies); ``n`` meanings, ``draws``, ``labels``.
     """
 
     required: ClassVar[tuple[str, ...]] = ("method", "language", "tier", "statistic", "value", "low", "high", "n", "draws", "labels")
@@ -81,15 +86,48 @@ class RepairRates(Result):
 
 @dataclass(frozen=True)
 class RepairContrasts(Result):
-    """Paired differences: ``method`` minus ``other`` in a statistic, per language or mean over a tier; value, low, high, n, draws."""
+    """Paired differences: ``method`` minus ``other`` in a statistic, per language or mean over a group; value, low, high, n, draws.
+
+    ``draws`` is the smaller number of the two methods; 1 where one of them takes no examples.
+    """
 
     required: ClassVar[tuple[str, ...]] = ("method", "other", "language", "tier", "statistic", "value", "low", "high", "n", "draws")
 
 
 class Resampler:
-    """Bootstrap estimates of every method on the same resamples of meanings and draws."""
+    """Bootstrap estimates of every method on the same resamples of meanings and draws, per language and as means over groups of languages.
 
-    def __init__(self, prompts: pd.DataFrame, runs: Mapping[str, MethodRun], *, resamples: int = 1000, rng: np.random.Generator) -> None:
+    Parameters
+    ----------
+    prompts : DataFrame
+        ``meaning_id, language, tier, harmful``, in the order of the runs.
+    runs : mapping of method to MethodRun
+    resamples : int
+    rng : Generator
+    reference : sequence of str
+        Languages that the methods were made from. A mean is over what is repaired or over what is not, never over both.
+
+    Attributes
+    ----------
+    groups : dict of str to tuple of str
+        The languages of each mean: "mean TIER" over the other languages of a tier ("unknown" where there is none); reference languages are
+        "mean TIER" where no other language shares that tier, and "mean reference" where one does.
+
+    Raises
+    ------
+    DataError
+        No method.
+    """
+
+    def __init__(
+        self,
+        prompts: pd.DataFrame,
+        runs: Mapping[str, MethodRun],
+        *,
+        resamples: int = 1000,
+        rng: np.random.Generator,
+        reference: Sequence[str] = (),
+    ) -> None:
         if not runs:
             raise DataError("There is no method to count. Expected at least one.")
         self.prompts, self.runs, self.resamples = prompts, runs, resamples
@@ -106,7 +144,9 @@ class Resampler:
         self.rng = rng
         self.harmful = harmful
         self.languages = {str(tag): np.flatnonzero(prompts["language"].to_numpy() == tag) for tag in dict.fromkeys(prompts["language"])}
-        self.tiers = prompts.drop_duplicates("language").set_index("language")["tier"].to_dict()
+        tiers = prompts.drop_duplicates("language").set_index("language")["tier"]
+        self.tiers = {str(tag): UNKNOWN if pd.isna(tier) else str(tier) for tag, tier in tiers.items()}
+        self.groups = _groups(self.tiers, reference)
 
     def draws(self, n: int) -> np.ndarray:
         """Return weights [resample draw] that sum to one; methods with as many draws share them, since draw i saw the same examples."""
@@ -142,9 +182,8 @@ class Resampler:
             return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1.0), np.nan)
 
     def meanings(self, method: str, statistic: str, language: str) -> list[int]:
-        """Return how many meanings a statistic rests on, for each class that it counts; ``language`` may be "mean" and a tier."""
-        run, tier = self.runs[method], language.removeprefix("mean ")
-        here = (self.prompts["tier" if tier != language else "language"] == tier).to_numpy()
+        """Return how many meanings a statistic rests on, for each class that it counts; ``language`` may be a group."""
+        run, here = self.runs[method], self.asked(language)
         if statistic == "answer_accuracy":
             here = here & np.isfinite(run.correct).any(axis=0)
         if statistic == "refused_misses" and run.flagged is not None:
@@ -152,22 +191,50 @@ class Resampler:
         classes = [here & (self.harmful == label) for label in _COUNTED[statistic]] if statistic in _COUNTED else [here]
         return [int(self.prompts.loc[rows, "meaning_id"].nunique()) for rows in classes]
 
-    def grouped(self, by_language: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Add the mean over the languages of each tier."""
+    def asked(self, language: str) -> Bool[np.ndarray, " prompt"]:
+        """Return which prompts are of a language, or of the languages of a group."""
+        return np.asarray(self.prompts["language"].isin(self.groups.get(language, (language,))))
+
+    def tier_of(self, language: str) -> str:
+        """Return the tier of a language or of a group; "reference" for a mean over reference languages that share one with others."""
+        return language.removeprefix("mean ") if language in self.groups else self.tiers[language]
+
+    def grouped(self, by_language: Mapping[str, np.ndarray], *, known_only: bool = False) -> dict[str, np.ndarray]:
+        """Add the mean over the languages of each group.
+
+        With ``known_only`` it is over the languages that have a value, and NaN where none has; else one without a value leaves none.
+        """
         out = dict(by_language)
-        for tier in dict.fromkeys(self.tiers.values()):
-            of_tier = [by_language[tag] for tag in by_language if self.tiers[tag] == tier]
-            if of_tier:
-                out[f"mean {tier}"] = np.mean(of_tier, axis=0)
+        for group, tags in self.groups.items():
+            members = [by_language[tag] for tag in tags if tag in by_language]
+            if members:
+                out[group] = _known_mean(np.stack(members)) if known_only else np.mean(members, axis=0)
         return out
 
 
+def _groups(tiers: Mapping[str, str], reference: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Part the languages by tier, reference languages from the others."""
+    repaired = {tier for tag, tier in tiers.items() if tag not in reference}
+    found: dict[str, tuple[str, ...]] = {}
+    for tag, tier in tiers.items():
+        group = REFERENCE if tag in reference and tier in repaired else f"mean {tier}"
+        found[group] = (*found.get(group, ()), tag)
+    return found
+
+
+def _known_mean(values: Float[np.ndarray, "language *rest"]) -> Float[np.ndarray, "*rest"]:
+    """Mean over the first axis without NaN; NaN where there is nothing else."""
+    known = np.isfinite(values)
+    total, count = np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
 def repair_rates(resampler: Resampler, *, confidence: float = 0.95) -> RepairRates:
-    """Count every method, per language and as mean over tiers."""
+    """Count every method, per language and as mean over groups of languages."""
     rows = []
     for method, run in resampler.runs.items():
         for statistic, by_language in resampler.estimates(method).items():
-            for language, values in resampler.grouped(by_language).items():
+            for language, values in resampler.grouped(by_language, known_only=statistic in _SOME).items():
                 row = {"method": method, "statistic": statistic, "draws": len(run.refused), "labels": run.labels}
                 within = (-1.0, 1.0) if statistic == "selectivity" else (0.0, 1.0)
                 rows.append(row | entry(resampler, language, values, confidence, resampler.meanings(method, statistic, language), within))
@@ -183,8 +250,8 @@ def repair_contrasts(
         theirs = resampler.estimates(other)
         for statistic in statistics:
             differences = {tag: mine[statistic][tag] - theirs[statistic][tag] for tag in mine[statistic]}
-            for language, values in resampler.grouped(differences).items():
-                draws = max(len(resampler.runs[name].refused) for name in (method, other))
+            for language, values in resampler.grouped(differences, known_only=statistic in _SOME).items():
+                draws = min(len(resampler.runs[name].refused) for name in (method, other))
                 row = {"method": method, "other": other, "statistic": statistic, "draws": draws}
                 within = (-2.0, 2.0) if statistic == "selectivity" else (-1.0, 1.0)
                 rows.append(row | entry(resampler, language, values, confidence, resampler.meanings(method, statistic, language), within))
@@ -194,12 +261,29 @@ def repair_contrasts(
 def entry(
     resampler: Resampler, language: str, values: np.ndarray, confidence: float, meanings: Sequence[int], within: tuple[float, float]
 ) -> dict[str, object]:
+    """Return an estimate with its interval as a row of a table.
+
+    Parameters
+    ----------
+    language : str
+        A tag, or one of ``resampler.groups``.
+    values : float array [1 + resample]
+        The estimate, then its resamples; NaN where there was nothing to count.
+    confidence : float
+        Of the interval, such as .95.
+    meanings : sequence of int
+        How many the estimate rests on, for each class that it counts (:meth:`Resampler.meanings`): the width where no resample differs.
+    within : tuple of float
+        The least and the greatest value that it can have.
+
+    Returns
+    -------
+    dict
+        ``language, tier, value, low, high`` and ``n``, the meanings asked. The ends are NaN where nothing could be counted.
+    """
     low, high = _interval(values, confidence, meanings, within)
-    group = language.startswith("mean ")
-    tier = language.removeprefix("mean ") if group else resampler.tiers[language]
-    asked = resampler.prompts[(resampler.prompts["tier"] == tier) if group else (resampler.prompts["language"] == language)]
-    n = int(asked["meaning_id"].nunique())
-    return {"language": language, "tier": tier, "value": float(values[0]), "low": low, "high": high, "n": n}
+    n = int(resampler.prompts.loc[resampler.asked(language), "meaning_id"].nunique())
+    return {"language": language, "tier": resampler.tier_of(language), "value": float(values[0]), "low": low, "high": high, "n": n}
 
 
 def _interval(values: np.ndarray, confidence: float, meanings: Sequence[int], within: tuple[float, float]) -> tuple[float, float]:

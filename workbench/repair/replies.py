@@ -5,8 +5,9 @@ This is the part that needs the model. What comes after is arithmetic on judged 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,25 @@ import pandas as pd
 from workbench.behavior.outcomes import Judge
 from workbench.directions.direction import Direction
 from workbench.errors import DataError
-from workbench.gates import GateData
+from workbench.gates import GateData, GateWarning
 from workbench.gates.adasteer import AdaSteer
 from workbench.gates.row_strengths import row_strengths
 from workbench.interventions.edits import Ablate, Add
 from workbench.models.chat import ChatModel
 from workbench.prompts.grid import PromptGrid
 from workbench.repair.actions import LEAVE, RELAX, STEER, Answered, answer_under
+from workbench.repair.kinds import ADASTEER, ADASTEER_PROMPT
 from workbench.repair.methods import Draws
+from workbench.repair.price import BUDGET, refusal_means
 from workbench.repair.strength import SCOPE, STRENGTHS, OracleStrength, oracle_strength
 
 #: Random directions that are added to every prompt, as a control.
 RANDOM = 5
+#: Methods without a yes or no: action, name, and whether the push is on the prompt's tokens only, as published.
+GRADED = (("adasteer", ADASTEER, False), ("adasteer-prompt", ADASTEER_PROMPT, True))
+#: Multiples of the strength that are tried for them, and draws of examples that they are tried with.
+MULTIPLES = (0.4, 0.6, 0.8, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
+TRIED_DRAWS = 2
 _KINDS = ("refused", "correct", "broken")
 
 
@@ -41,10 +49,14 @@ class GateReplies:
     answered : Answered
         Under "leave", "steer", "relax", "random-0" ... and, for methods that push each prompt by its own strength, "adasteer-0" ... and
         "adasteer-prompt-0" ..., one action per draw of examples.
+    multiples : DataFrame
+        ``method, price, harmful_refusal, harmless_refusal, selectivity, within, chosen`` on the select split: the multiple of the strength
+        ("price") that each of those methods pushes with.
     """
 
     strength: OracleStrength
     answered: Answered
+    multiples: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def graded(self, name: str) -> list[str]:
         """Return the actions of a method without a yes or no, in the order of its draws."""
@@ -54,7 +66,7 @@ class GateReplies:
 def actions_of(direction: Direction, strength: float) -> dict[str, Any]:
     """Every edit a prompt may get: nothing, the push, its opposite, and pushes of the same length along random directions."""
     length = strength * float(direction.metadata["gap"])
-    found: dict[str, Any] = {LEAVE: None, STEER: Add(direction, strength, "gap", scope=SCOPE), RELAX: Ablate(direction)}
+    found: dict[str, Any] = {LEAVE: None, STEER: Add(direction, strength, "gap", scope=SCOPE), RELAX: Ablate(direction, layers=None)}
     for seed in range(RANDOM):
         vector = np.random.default_rng(seed).normal(size=len(direction.unit))
         found[f"random-{seed}"] = Add(vector / np.linalg.norm(vector), length, layers=direction.layer, scope=SCOPE)
@@ -68,6 +80,7 @@ def answer_for_gates(
     judge: Judge,
     *,
     source: GateData,
+    select: GateData,
     score: GateData,
     examples: Draws,
     graded_draws: int,
@@ -82,8 +95,8 @@ def answer_for_gates(
     ----------
     grid : PromptGrid
         With splits.
-    source, score : GateData
-        What gates are fitted on; the scored prompts, whose strengths AdaSteer reads.
+    source, select, score : GateData
+        What gates are fitted on; the other splits' prompts, whose strengths AdaSteer reads.
     examples : Draws
         Of the target languages.
     graded_draws : int
@@ -102,17 +115,70 @@ def answer_for_gates(
     chosen = oracle_strength(chat, grid, direction, judge, **told, out=place("select"), **options)
     scored = grid.select(split="score")
     answered = answer_under(chat, scored, actions_of(direction, chosen.strength), judge, out=place("score"), **options)
-    for name, published in (("adasteer", False), ("adasteer-prompt", True)):
+    tables = []
+    for name, method, published in GRADED:
+        law = _Graded(chat, direction, chosen.strength, judge, source, published, options)
+        multiple, tried = law.multiple(
+            grid.select(split="select", languages=targets), select, examples.examples[:TRIED_DRAWS], chosen, place(f"{name}-select")
+        )
+        tables.append(tried.assign(method=method))
         for i, shown in enumerate(examples.examples[: max(graded_draws, 1)]):
-            law = AdaSteer().fit(source)
+            asked = scored if i == 0 else scored.select(languages=targets)
+            part = law.answered(asked, score, shown, multiple, f"{name}-{i}", place("graded"))
+            answered = _joined(answered, part, f"{name}-{i}", f"{name}-0")
+    return GateReplies(chosen, answered, pd.concat(tables, ignore_index=True))
+
+
+@dataclass(frozen=True, eq=False)
+class _Graded:
+    """AdaSteer's law along the direction that all methods push along, recalibrated to the examples of a draw."""
+
+    chat: ChatModel
+    direction: Direction
+    strength: float
+    judge: Judge
+    source: GateData
+    published: bool
+    options: Mapping[str, Any]
+
+    def answered(self, grid: PromptGrid, data: GateData, shown: Mapping[str, GateData], multiple: float, name: str, out: Path | None) -> Answered:
+        """Answer each prompt under its own strength."""
+        law = AdaSteer().fit(self.source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GateWarning)  # of single draws, whose spread is what is measured
             for tag, some in shown.items():
                 law = law.recalibrate(some, language=tag)
-            given = row_strengths(law, score, toward="refusal")
-            edit = Add(direction, chosen.strength, "gap", scope=given.scope if published else SCOPE, rows=given.rows)
-            asked = scored if i == 0 else scored.select(languages=targets)
-            part = answer_under(chat, asked, {f"{name}-{i}": edit}, judge, out=place("graded"), **options)
-            answered = _joined(answered, part, f"{name}-{i}", f"{name}-0")
-    return GateReplies(chosen, answered)
+        given = row_strengths(law, data, toward="refusal")
+        scope = given.scope if self.published else SCOPE
+        edit = Add(self.direction, self.strength * multiple, "gap", scope=scope, rows=given.rows)
+        return answer_under(self.chat, grid, {name: edit}, self.judge, out=out, **self.options)
+
+    def multiple(
+        self, grid: PromptGrid, data: GateData, draws: Sequence[Mapping[str, GateData]], chosen: OracleStrength, out: Path | None
+    ) -> tuple[float, pd.DataFrame]:
+        """Choose the multiple of the strength by the rule that chooses prices: best selectivity within the budget of harmless refusal.
+
+        The strength is that of a push by true labels, and a law that pushes by halves may need more. Multiples are tried upwards from 1 until the
+        budget is spent, else downwards until it is kept.
+        """
+        before = float(chosen.table["harmless_refusal"].min())  # the oracle gate leaves harmless prompts alone
+        rows: list[dict[str, Any]] = []
+
+        def tried(multiple: float) -> bool:
+            parts = [self.answered(grid, data, shown, multiple, f"{multiple:g}-{i}", out) for i, shown in enumerate(draws)]
+            means = refusal_means(parts[0], np.stack([next(iter(part.refused.values())) for part in parts]).astype(np.float64))
+            rows.append({"price": multiple, **means, "within": means["harmless_refusal"] - before <= BUDGET})
+            return bool(rows[-1]["within"])
+
+        ladder = [m for m in MULTIPLES if m > 1] if tried(1.0) else [m for m in reversed(MULTIPLES) if m < 1]
+        upwards = rows[0]["within"]
+        for multiple in ladder:
+            if tried(multiple) != upwards:
+                break
+        table = pd.DataFrame(rows)
+        able = table[table["within"]] if table["within"].any() else table[table["harmless_refusal"] == table["harmless_refusal"].min()]
+        table["chosen"] = table.index == able["selectivity"].idxmax()
+        return float(table.loc[table["chosen"], "price"].iloc[0]), table
 
 
 def _joined(answered: Answered, part: Answered, action: str, base: str) -> Answered:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +21,16 @@ from workbench.behavior.judges import PerLanguageJudge, choose_judge, read_refus
 from workbench.directions import Direction, harm_direction
 from workbench.directions.select import SelectionRule
 from workbench.errors import DataError, PromptError
-from workbench.gates import gate_data, save_gate
-from workbench.interventions.edits import Add
-from workbench.interventions.routing import Route
+from workbench.gates import save_gate
 from workbench.prompts.grid import PromptGrid
 from workbench.prompts.sources import load_prompts
-from workbench.repair.contestants import reader_of
-from workbench.repair.elsewhere import ElsewhereRates, elsewhere
-from workbench.repair.few_shot import KS, FewShot, few_shot
+from workbench.repair.applied import KIND
 from workbench.repair.gate import GateComparison, compare_replies
-from workbench.repair.kinds import GATE, PAPER, PRICED_AS_GIVEN
-from workbench.repair.latency import latency
-from workbench.repair.methods import recalibrated
 from workbench.repair.replies import GateReplies, answer_for_gates, answers_frame, answers_of
-from workbench.repair.roc import gate_roc, gate_scores
-from workbench.repair.setting import GateSetting, GateSettings, gate_settings
-from workbench.repair.strength import SCOPE, OracleStrength
-from workbench.repair.strengths import strength_by_method
+from workbench.repair.setting import GateSettings, gate_settings
+from workbench.repair.strength import OracleStrength
 from workbench.repair.summary import gate_summary
-from workbench.repair.transfer import gate_transfer
+from workbench.repair.tables import Other, Protocol, gate_tables, meet_elsewhere, time_replies
 from workbench.runs.asked import Asked, ask, chat_of, grid_of, listed
 from workbench.runs.folder import Run, write_json
 from workbench.runs.judge import judges_asked
@@ -50,34 +40,6 @@ from workbench.runs.setting import enough_tokens, is_organism, labels_hash, prom
 logger = logging.getLogger(__name__)
 
 POSITIONS = ("t_inst", "t_post_inst")
-KIND = "gate repair"
-#: Methods of the few-shot curve: our rule, the paper's, and the same rules on other scores.
-_CURVES = (
-    GATE, PRICED_AS_GIVEN, PAPER, "gate, unlabelled", "one direction, shrinkage", "Latent Guard, shrinkage", "CAST as published",
-    "CAST signed, shrinkage",
-)  # fmt: skip
-#: Meanings per class and language that are timed.
-TIMED = 4
-
-
-@dataclass(frozen=True, eq=False)
-class _Other:
-    """Another prompt set and who judges it."""
-
-    grid: PromptGrid
-    judge: PerLanguageJudge
-
-
-@dataclass(frozen=True)
-class _Protocol:
-    """The numbers of one comparison."""
-
-    k: int
-    draws: int
-    graded_draws: int
-    new_tokens: int
-    seed: int
-    progress: bool
 
 
 def repair_gate(
@@ -158,14 +120,14 @@ def repair_gate(
     --------
     >>> run = repair_gate("organism:aligned", prompts="organism", k=4, out="runs/repair")  # doctest: +SKIP
     """
-    for name, value, least in (("k", k, 1), ("draws", draws, 3), ("graded_draws", graded_draws, 1)):
+    for name, value, least in (("k", k, 1), ("draws", draws, 3), ("graded_draws", graded_draws, 1), ("seed", seed, 0)):
         if value < least:
             raise DataError(f"{name}={value}. Expected at least {least}.")
     given = {"model": judge_model, "template": judge_template, "send_to": None, "cache": Path(out) / "judge.jsonl"}
     choice, fallback = judges_asked(judge, judge_fallback, given, redact=True, progress=progress)
     grid = grid_of(prompts, harmless, harmful, subset, languages, limit, seed, tiers, strip_punctuation)
     grid.drop_unusable()  # refuses a set without labels before a model is loaded
-    sets = {name: load_prompts(name) for name in elsewhere_sets}
+    sets = {name: load_prompts(name, allow_one_class=True) for name in elsewhere_sets}
     chat = chat_of(model, {"template": template, "system": system, "dtype": dtype, "device": device, "trust_remote_code": trust_remote_code})
     spec = {
         "kind": KIND,
@@ -190,7 +152,7 @@ def repair_gate(
         read_refusals(refusals)
     asked = ask(chat, None, grid, listed(reference), seed, new_tokens)
     chosen = choose_judge(asked.grid, chat, refusals, judge=choice, fallback=fallback)
-    others = {name: _Other(other, choose_judge(other, chat, refusals, judge=choice, fallback=fallback)) for name, other in sets.items()}
+    others = {name: Other(other, choose_judge(other, chat, refusals, judge=choice, fallback=fallback)) for name, other in sets.items()}
     notes: list[Note] = []
     kept = _repairable(asked, chosen, k, notes)
     for note in chosen.notes:
@@ -207,16 +169,17 @@ def repair_gate(
         splits={key: value for key, value in asked.grid.provenance.items() if key.startswith("split")} or "as the set has them",
         organism=is_organism(chat),
     )
-    protocol = _Protocol(k, draws, graded_draws, new_tokens, seed, progress)
+    protocol = Protocol(k, draws, graded_draws, new_tokens, seed, progress)
     acts = capture(chat, asked.grid, positions=POSITIONS, store=run.folder / "activations" / "after.zarr", progress=progress)
     run.save("prompts", prompt_table(acts, asked.grid))
     direction = _direction(run, asked, acts, notes, seed, progress)
     _note(run, asked, notes)  # a continued run does not choose again, and would not know why
     settings = gate_settings(acts, kept, reference=asked.reference, deepest=direction.layer, k=k, draws=draws, seed=seed)
     compared, replies = _compare(run, asked, kept, settings, direction, chosen, protocol)
-    _gate_tables(run, acts, kept.tiers, settings, compared, replies, protocol)
-    _elsewhere(run, asked, settings.ours, compared, direction, others, protocol, notes)
-    _latency(run, asked, kept, compared, direction, protocol)
+    notes.extend(("gate", tag, None, one.caution) for tag, one in compared.gate.recalibrations_.items() if one.caution)
+    gate_tables(run, acts, kept.tiers, settings, compared, replies, protocol)
+    meet_elsewhere(run, asked, settings.ours, compared, direction, others, protocol, notes)
+    time_replies(run, asked, kept, compared, direction, protocol)
     _note(run, asked, notes)
     _forget(run)
     names = {"name": chat.name, "fingerprint": chat.fingerprint, "template": chat.template.hash, "system": chat.system}
@@ -232,10 +195,11 @@ def _repairable(asked: Asked, judge: PerLanguageJudge, k: int, notes: list[Note]
     judged = judged_under_edits(judge, asked.grid.languages, notes)
     targets = [tag for tag in judged if tag not in asked.reference]
     if not targets:
-        left_out = "; ".join(f"{tag}: {reason}" for _, tag, _, reason in notes)
+        told = "; ".join(f"{tag}: {reason}" for _, tag, _, reason in notes)
+        left_out = f" ({told})" if told else ""
         raise PromptError(
-            f"There is no language to repair: {', '.join(asked.grid.languages)} are reference languages or cannot be judged under an edit "
-            f"({left_out}). Expected others; give --reference, or a judge that can judge edited replies (--refusals FILE, markers, "
+            f"There is no language to repair: {', '.join(asked.grid.languages)} are reference languages or cannot be judged under an edit"
+            f"{left_out}. Expected others; give --reference, or a judge that can judge edited replies (--refusals FILE, markers, "
             "classifier:MODEL, guard:MODEL)."
         )
     frame = asked.grid.frame[(asked.grid.frame["split"] == "fit") & asked.grid.frame["language"].isin(targets)]
@@ -280,23 +244,25 @@ def _direction(run: Run, asked: Asked, acts: xr.Dataset, notes: list[Note], seed
 
 
 def _compare(
-    run: Run, asked: Asked, grid: PromptGrid, settings: GateSettings, direction: Direction, judge: PerLanguageJudge, protocol: _Protocol
+    run: Run, asked: Asked, grid: PromptGrid, settings: GateSettings, direction: Direction, judge: PerLanguageJudge, protocol: Protocol
 ) -> tuple[GateComparison, GateReplies]:
-    if {"answers", "strength_answers", "oracle_strength"} <= set(run.results):  # replies are deleted, so they must not be asked for again
+    kept = {"answers", "strength_answers", "oracle_strength", "multiples"}
+    if kept <= set(run.results):  # replies are deleted, so they must not be asked for again
         tried = OracleStrength(
             run.result("oracle_strength").table, run.result("oracle_strength").provenance, answers_of(run.result("strength_answers").table)
         )
-        replies = GateReplies(tried, answers_of(run.result("answers").table))
+        replies = GateReplies(tried, answers_of(run.result("answers").table), run.result("multiples").table)
     else:
         rows = settings.by["one direction"]  # AdaSteer reads along one direction
         replies = answer_for_gates(
-            asked.after, grid, direction, judge, source=rows.source, score=rows.score, examples=rows.examples,
+            asked.after, grid, direction, judge, source=rows.source, select=rows.select, score=rows.score, examples=rows.examples,
             graded_draws=min(protocol.graded_draws, protocol.draws), max_new_tokens=protocol.new_tokens, out=run.folder / "edited",
             progress=protocol.progress,
         )  # fmt: skip
         run.save("oracle_strength", replies.strength)
         if replies.strength.answered is not None:
             run.save("strength_answers", answers_frame(replies.strength.answered))
+        run.save("multiples", replies.multiples)
         run.save("answers", answers_frame(replies.answered))
     compared = compare_replies(settings, replies, seed=protocol.seed)
     run.save("reading_places", settings.places)
@@ -308,70 +274,10 @@ def _compare(
     return compared, replies
 
 
-def _gate_tables(
-    run: Run, acts: xr.Dataset, tiers: Mapping[str, str | None], settings: GateSettings, compared: GateComparison, replies: GateReplies,
-    protocol: _Protocol,
-) -> None:  # fmt: skip
-    """Everything that follows from states and judged replies: no model is asked."""
-    ours, fitted = settings.ours, compared.methods[GATE].gate
-    parts = []
-    for place in dict.fromkeys(settings.by[reader_of(name)].source.place for name in _CURVES):
-        rows = next(one for one in settings.by.values() if one.source.place == place)
-        here = {name: compared.methods[name] for name in _CURVES if settings.by[reader_of(name)].source.place == place}
-        parts.append(few_shot(
-            replies.answered, rows.source, rows.score, rows.pool, rows.targets, here, ks=KS, draws=protocol.draws, seed=protocol.seed
-        ))  # fmt: skip
-    run.save("few_shot", FewShot(pd.concat([part.table for part in parts], ignore_index=True), parts[0].provenance))
-    run.save("repair_strength", strength_by_method(
-        replies.strength, ours.select, ours.examples, {GATE: compared.methods[GATE]}, seed=protocol.seed
-    ))  # fmt: skip
-    run.save("gate_roc", gate_roc(fitted, compared.gate, ours.score, tiers))
-    run.save("gate_scores", gate_scores(fitted, compared.gate, ours.score, tiers))
-    place = ours.source.place
-    everything = gate_data(acts, place.layer, place.position, languages=[*ours.source.languages, *ours.targets])
-    run.save("gate_transfer", gate_transfer(everything, tiers, seed=protocol.seed))
-
-
-def _elsewhere(
-    run: Run, asked: Asked, setting: GateSetting, compared: GateComparison, direction: Direction, others: Mapping[str, _Other], protocol: _Protocol,
-    notes: list[Note],
-) -> None:  # fmt: skip
-    """Let the gate meet other prompt sets as it is; what a set does not allow is noted, and everything else stands."""
-    if not others or "elsewhere" in run.results:
-        return
-    fitted, policy = compared.methods[GATE]
-    gates = {GATE: [recalibrated(fitted, shown, policy) for shown in setting.examples.examples]}
-    seen = set(asked.grid.frame.loc[asked.grid.frame["split"] != "score", "meaning_id"])
-    tables: list[pd.DataFrame] = []
-    for name, other in others.items():
-        try:
-            kept = other.grid.select(languages=judged_under_edits(other.judge, other.grid.languages, notes))
-            if name.partition(":")[0] == str(asked.grid.provenance.get("source", "")).partition(":")[0]:  # the same meanings, asked differently
-                kept = PromptGrid(kept.frame[~kept.frame["meaning_id"].isin(seen)].reset_index(drop=True), provenance=kept.provenance)
-            found = elsewhere(
-                asked.after, kept, gates, direction, compared.strength.strength, other.judge, name=name, max_new_tokens=protocol.new_tokens,
-                out=run.folder / "edited" / f"elsewhere-{len(tables)}", seed=protocol.seed, progress=protocol.progress,
-            )  # fmt: skip
-            tables.append(found.table)
-        except (DataError, PromptError) as reason:
-            notes.append(("elsewhere", "all", None, f"{name}: {reason}"))
-    if tables:
-        run.save("elsewhere", ElsewhereRates(pd.concat(tables, ignore_index=True), {"sets": list(others)}))
-
-
-def _latency(run: Run, asked: Asked, grid: PromptGrid, compared: GateComparison, direction: Direction, protocol: _Protocol) -> None:
-    """Time plain replies against routed ones on a few scored prompts."""
-    if "latency" in run.results:
-        return
-    few = grid.select(split="score").limit(TIMED, seed=protocol.seed)
-    route = Route(compared.gate, flagged=Add(direction, compared.strength.strength, "gap", scope=SCOPE), languages=few)
-    run.save("latency", latency(asked.after, few, route, max_new_tokens=protocol.new_tokens))
-
-
 def _forget(run: Run) -> None:
     """Delete replies made under edits: a model pushed to comply says what nobody should keep."""
     if (folder := run.folder / "edited").exists():
         shutil.rmtree(folder)
 
 
-__all__ = ["KIND", "repair_gate"]
+__all__ = ["repair_gate"]
