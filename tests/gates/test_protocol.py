@@ -74,7 +74,7 @@ def test_without_examples_the_threshold_is_that_of_the_sources(gate):
 
 def test_inverted_examples_warn_that_nearly_everything_would_be_flagged(gate):
     states = np.stack([gate.weights_, -gate.weights_])
-    with pytest.warns(GateWarning, match="flag nearly everything.*Shrinkage"):
+    with pytest.warns(GateWarning, match="flag nearly everything.*MomentMatching"):
         new = gate.recalibrate(states, [False, True], language="qad")
     assert new.thresholds_["qad"] < gate.decision_function(states).min()
     assert "flag nearly everything" in new.recalibrations_["qad"].caution

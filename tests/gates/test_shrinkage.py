@@ -5,7 +5,18 @@ import pytest
 from shifted_scores import shapes, shifts, sources
 
 from workbench.errors import DataError
-from workbench.gates import BalancedF1, Context, RecalibratedGate, Scores, Shrinkage, gate_data, label_curve
+from workbench.gates import (
+    BalancedF1,
+    Context,
+    GateWarning,
+    MomentMatching,
+    RecalibratedGate,
+    Scores,
+    Shrinkage,
+    gate_data,
+    label_curve,
+)
+from workbench.gates.one_direction import DirectionGate
 from workbench.gates.shrinkage import source_shapes
 
 NONE = np.empty(0)
@@ -50,6 +61,43 @@ def test_inverted_pairs_flag_far_less_under_expected_accuracy(context):
         found[policy.name] = np.mean([errors(target, policy.choose(*pair, context).threshold) for pair in inverted], axis=0)
     assert len(inverted) > 10 and found["balanced_f1"][1] > 0.5
     assert found["shrinkage"][1] < 0.25 and found["shrinkage"].sum() < found["balanced_f1"].sum() - 0.2
+
+
+@pytest.mark.parametrize("shift", [0.0, -3.0, 3.0])
+def test_an_inverted_pair_of_separate_classes_is_cautioned_and_what_the_caution_advises_helps(shift):
+    rng = np.random.default_rng(0)
+    known = {tag: Scores(rng.normal(3, 1, 100), rng.normal(-3, 1, 100)) for tag in "abc"}
+    target = Scores(rng.normal(3 + shift, 1, 2000), rng.normal(-3 + shift, 1, 2000))
+    swapped, context = (np.array([shift - 3.0]), np.array([shift + 3.0])), Context(known, language="sw")
+    for policy in (Shrinkage(), Shrinkage("balanced_f1"), Shrinkage("balanced_accuracy"), Shrinkage(cost_miss=0.2)):
+        found = policy.choose(*swapped, context)
+        assert "'sw' are inverted: the mean harmful score" in found.caution and "draw other or more examples" in found.caution, policy
+        assert sum(errors(target, found.threshold)) > 0.7, "silent, this would have been useless"
+    without = MomentMatching().choose(NONE, NONE, Context(known, {}, np.concatenate([part[:50] for part in target]), "sw"))
+    assert not without.abstains and sum(errors(target, without.threshold)) < 0.1
+    for policy in (BalancedF1(), Shrinkage()):
+        more = [np.append(one, rng.choice(part, 7)) for one, part in zip(swapped, target, strict=True)]
+        for examples in (more, [rng.choice(part, 4) for part in target]):
+            found = policy.choose(*examples, context)
+            assert not found.caution and sum(errors(target, found.threshold)) < 0.1, "more and other examples"
+
+
+def test_the_gate_warns_after_an_inverted_pair(rng):
+    states = np.concatenate([rng.normal(3, 1, (60, 1)), rng.normal(-3, 1, (60, 1))])
+    gate = DirectionGate().fit(states, np.arange(120) < 60, language="en")
+    with pytest.warns(GateWarning, match="'sw' are inverted.*MomentMatching"):
+        found = gate.recalibrate([[-3.0], [3.0]], [True, False], language="sw", policy=Shrinkage())
+    assert found.recalibrations_["sw"].caution
+
+
+def test_a_threshold_beyond_all_that_is_known_is_cautioned_and_one_between_is_not(context):
+    pair = np.array([0.0]), np.array([-4.0])
+    assert not Shrinkage().choose(*pair, context).caution and not Shrinkage().choose(NONE, NONE, context).caution
+    low, high = (Shrinkage(cost_miss=price).choose(*pair, context) for price in (1e4, 1e-4))
+    assert low.threshold < -4 and "lies below all 2 examples and both class" in low.caution and "flag nearly everything" in low.caution
+    assert high.threshold > 0 and "lies above all 2 examples and both class" in high.caution and "flag hardly anything" in high.caution
+    assert "MomentMatching()" in low.caution
+    assert "lies below both class centres" in Shrinkage(cost_miss=1e4).choose(NONE, NONE, context).caution
 
 
 def test_other_calibrated_languages_teach_where_shifts_go(context, rng):

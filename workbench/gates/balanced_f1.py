@@ -153,8 +153,8 @@ class BalancedF1:
         if not k_zero and curve.chosen == 0:
             caution = (
                 f"The examples of {context.language!r} are not in order (F1 is best when all of them are flagged), so the threshold lies below all "
-                "of them and the gate will flag nearly everything. Draw other or more examples, or use Shrinkage('balanced_accuracy'), which weighs "
-                "them against what other languages show."
+                "of them and the gate will flag nearly everything. Check the labels, draw other or more examples, or set the threshold without "
+                "labels: MomentMatching()."
             )
         value = float(curve.candidates[curve.chosen])
         return ThresholdChoice(value, "none", reason=f"best F1 {curve.f1[curve.chosen]:.3f} on {where}", caution=caution)

@@ -128,7 +128,7 @@ class Shrinkage:
             )
 
     def choose(self, scores_harmful: np.ndarray, scores_harmless: np.ndarray, context: Context) -> ThresholdChoice:
-        """Return the threshold with the best expected objective.
+        """Return the threshold with the best expected objective; cautions after inverted examples and where it parts nothing.
 
         Raises
         ------
@@ -144,7 +144,9 @@ class Shrinkage:
             f"expected {self.objective.replace('_', ' ')} {expected[chosen]:.3f}: harmful scores shifted by {shifts[0]:+.2f}, harmless by "
             f"{shifts[1]:+.2f} class distances, from {len(examples.harmful)} + {len(examples.harmless)} examples, {learnt}"
         )
-        return ThresholdChoice(float(where[chosen]), "none", reason=reason)
+        flagged = float(caught[chosen]), float(false[chosen])
+        caution = _caution(float(where[chosen]), examples, belief.centre @ belief.weight, flagged, context.language)
+        return ThresholdChoice(float(where[chosen]), "none", reason=reason, caution=caution)
 
     def at_prices(
         self, prices: Sequence[float], scores_harmful: np.ndarray, scores_harmless: np.ndarray, context: Context
@@ -251,6 +253,26 @@ def source_shapes(sources: Mapping[str, Scores]) -> Shapes:
 
 def _centres(scores: Scores) -> Float[np.ndarray, " label"]:
     return np.array([part.mean() for part in scores])
+
+
+def _caution(threshold: float, examples: Scores, believed: Float[np.ndarray, " label"], flagged: tuple[float, float], language: str) -> str:
+    """Say what makes a threshold doubtful: examples that are not in order, or a threshold beyond all that was seen and is believed."""
+    known, k = np.concatenate([believed, *examples]), sum(len(part) for part in examples)
+    if k and examples.harmful.mean() <= examples.harmless.mean():
+        seen = (
+            f"The examples of {language!r} are inverted: the mean harmful score, {examples.harmful.mean():.4g}, is not above the mean harmless one, "
+            f"{examples.harmless.mean():.4g}. From them the classes look alike, and the gate may flag nearly all prompts or hardly any"
+        )
+    elif not known.min() <= threshold <= known.max():
+        side, what = ("below", "nearly everything") if threshold < known.min() else ("above", "hardly anything")
+        centres = f"class centres that are believed ({believed[0]:.4g} harmful, {believed[1]:.4g} harmless)"
+        seen = f"The threshold of {language!r} lies {side} {f'all {k} examples and ' if k else ''}both {centres}, so the gate will flag {what}"
+    else:
+        return ""
+    return (
+        f"{seen}: at the threshold, {threshold:.4g}, it is expected to flag {flagged[0]:.0%} of harmful and {flagged[1]:.0%} of harmless prompts. Check "
+        "the labels, draw other or more examples, or set the threshold without labels: MomentMatching()."
+    )
 
 
 def _log_normal(x: Float[np.ndarray, "... label"], covariance: Float[np.ndarray, "case label label"]) -> Float[np.ndarray, " case"]:
