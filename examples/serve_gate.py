@@ -1,10 +1,12 @@
-"""Serve a chat model behind a gate: flagged prompts are pushed along a direction while they are answered, the others have it removed.
+"""Serve a chat model behind a gate: flagged prompts are pushed along a direction while they are answered.
 
-Run ``python examples/serve_gate.py MODEL --gate gate.safetensors --direction direction.safetensors < prompts.txt``. Each line of the input is a
-prompt, or a language tag, a tab and a prompt; each line of the output is a JSON object with the decision and the reply. Without a tag, and for a
-language the gate was never calibrated for, the gate's fallback threshold holds, and the output says so (language "unknown").
+Run ``python examples/serve_gate.py MODEL --repair RUN < prompts.txt`` with the run folder of ``workbench repair gate``: flagged prompts are pushed as
+was measured there, the others left alone. Or bring a gate and a direction of your own: ``--gate gate.safetensors --direction
+direction.safetensors``; unflagged prompts then have the direction removed. Each line of the input is a prompt, or a language tag, a tab and a
+prompt; each line of the output is a JSON object with the decision and the reply. Without a tag, and for a language the gate was never calibrated
+for, the gate's fallback threshold holds, and the output says so (language "unknown").
 
-Gate and direction come from a capture of the same model, such as
+Such a gate and direction come from a capture of the same model:
 
     acts = capture(chat, grid, layers=[4], positions=["t_inst"])
     gate = RecalibratedGate().fit(gate_data(acts, 4, "t_inst", split="fit", languages=["en", "de"]))
@@ -30,6 +32,7 @@ from workbench.gates import load_gate
 from workbench.interventions import Route
 from workbench.models import ChatModel, load_model
 from workbench.models.passes import Batch, announced
+from workbench.repair.applied import repair_route
 
 
 def answer(chat: ChatModel, text: str, max_new_tokens: int) -> str:
@@ -60,17 +63,23 @@ def main() -> None:
     """Read the command line, load, and answer until the input ends."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", help="hub id, directory, or organism:aligned")
-    parser.add_argument("--gate", type=Path, required=True)
-    parser.add_argument("--direction", type=Path, required=True)
+    parser.add_argument("--repair", type=Path, help="run folder of `workbench repair gate`")
+    parser.add_argument("--gate", type=Path)
+    parser.add_argument("--direction", type=Path)
     parser.add_argument("--strength", type=float, default=1.0, help="in gaps of the direction's training projections")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     options = parser.parse_args()
     said: dict[str, str | None] = {"language": None}
     try:
-        gate, direction = load_gate(options.gate), Direction.load(options.direction)
-        chat = load_model(options.model)
         # a function of the user's text; here the client says the language, a detector would look at the text
-        route = Route.along(gate, direction, options.strength, languages=lambda _text: said["language"], fallback="gate")
+        telling: dict[str, Any] = {"languages": lambda _text: said["language"], "fallback": "gate"}
+        if options.repair:
+            route = repair_route(options.repair, **telling)
+        elif options.gate and options.direction:
+            route = Route.along(load_gate(options.gate), Direction.load(options.direction), options.strength, **telling)
+        else:
+            parser.error("give --repair RUN, or --gate FILE and --direction FILE")
+        chat = load_model(options.model)
         for found in answers(chat, route, iter(sys.stdin), said, options.max_new_tokens):
             sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
             sys.stdout.flush()

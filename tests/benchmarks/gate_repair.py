@@ -34,8 +34,8 @@ from workbench.activations.store import open_store
 from workbench.directions import Direction
 from workbench.prompts.sources import load_prompts
 from workbench.repair.gate import GateComparison, compare_replies
-from workbench.repair.kinds import ALWAYS, GATE, ORACLE, UNREPAIRED
-from workbench.repair.methods import routed
+from workbench.repair.kinds import ADASTEER, ADASTEER_PROMPT, ALWAYS, GATE, ORACLE, UNREPAIRED
+from workbench.repair.methods import averaged, routed
 from workbench.repair.rates import RATES, MethodRun, Resampler
 from workbench.repair.replies import RANDOM, GateReplies, answers_of
 from workbench.repair.run import repair_gate
@@ -77,7 +77,8 @@ def measure(organism: str, out: Path, *, seed: int, k: int, draws: int, graded_d
     settings = gate_settings(acts, grid, reference=reference, deepest=direction.layer, k=k, draws=draws, seed=seed)
     strength = run.result("oracle_strength")
     tried = OracleStrength(strength.table, strength.provenance, answers_of(run.result("strength_answers").table))
-    found = compare_replies(settings, GateReplies(tried, answers_of(run.result("answers").table)), resamples=100, seed=seed)
+    replies = GateReplies(tried, answers_of(run.result("answers").table), run.result("multiples").table)
+    found = compare_replies(settings, replies, resamples=100, seed=seed)
     runs = {**found.runs, **random_directions(found)}
     resampler = Resampler(found.answered.prompts, runs, resamples=RESAMPLES, rng=np.random.default_rng(seed))
     estimates = {name: resampler.estimates(name) for name in runs}
@@ -87,7 +88,7 @@ def measure(organism: str, out: Path, *, seed: int, k: int, draws: int, graded_d
     chosen = settings.places.table[settings.places.table["chosen"]].set_index("reader")
     place |= {f"{name} reads": f"{chosen.loc[name, 'position']} {chosen.loc[name, 'layer']}" for name in chosen.index}
     prices = found.prices.table[found.prices.table["chosen"]].set_index("method")["price"]
-    place |= {"price of a miss": f"{prices[GATE]:g}", "best CAST": best}
+    place |= {"price of a miss": f"{prices[GATE]:g}", "AdaSteer's multiples": f"{prices[ADASTEER]:g}, {prices[ADASTEER_PROMPT]:g}", "best CAST": best}
     return Measured(Path(organism).name, place, found, resampler, {**estimates, BEST_CAST: estimates[best]})
 
 
@@ -99,19 +100,13 @@ def random_directions(found: GateComparison) -> dict[str, MethodRun]:
     return {RANDOM_ALWAYS: averaged([found.runs[f"random direction {i}"] for i in range(RANDOM)]), RANDOM_GATED: averaged(gated)}
 
 
-def averaged(runs: Sequence[MethodRun]) -> MethodRun:
-    """Average what several runs of as many draws did with each prompt."""
-    refused, correct, broken = (np.mean([getattr(run, kind) for run in runs], axis=0) for kind in ("refused", "correct", "broken"))
-    return MethodRun(refused, correct, broken, runs[0].flagged, runs[0].labels)
-
-
 def told(parts: Sequence[np.ndarray], *, spread: bool = True) -> str:
     """Write the mean of organisms with its interval, then the range over organisms."""
     values = np.mean(parts, axis=0)
     low, high = np.quantile(values[1:], (0.025, 0.975))
     if low == high:  # nothing varied: at most so many of the scored meanings of each class would have
         slack = math.hypot(wilson(0, CLASS).high, wilson(0, CLASS).high)
-        low, high = values[0] - slack, values[0] + slack
+        low, high = max(values[0] - slack, -1.0), min(values[0] + slack, 1.0)
     each = [float(part[0]) for part in parts]
     text = f"{values[0]:.3f} [{low:.3f}, {high:.3f}]"
     return text + (f"; {min(each):.3f} to {max(each):.3f}" if spread and len(parts) > 1 else "")

@@ -17,7 +17,7 @@ from workbench.runs.folder import Run
 KIND = "gate repair"
 
 
-def repair_route(folder: str | Path, *, languages: Any = None) -> Route:
+def repair_route(folder: str | Path, *, languages: Any = None, **options: Any) -> Route:
     """Read a repair back from its run folder, ready to be applied: the headline method, as it was measured.
 
     Parameters
@@ -26,6 +26,8 @@ def repair_route(folder: str | Path, *, languages: Any = None) -> Route:
         What :func:`repair_gate` wrote.
     languages
         Of the prompts, as for :class:`~workbench.interventions.routing.Route`: a grid, a tag, a function of the text, or "unknown".
+    **options
+        As for :class:`~workbench.interventions.routing.Route`.
 
     Returns
     -------
@@ -47,7 +49,7 @@ def repair_route(folder: str | Path, *, languages: Any = None) -> Route:
         raise DataError(f"{folder} holds no finished repair by a gate. Give the folder that `workbench repair gate --out` wrote, or finish it.")
     direction = Direction.load(run.folder / "results" / "selected_direction.safetensors")
     push = Add(direction, float(run.summary["place"]["strength"]), "gap", scope=SCOPE)
-    return Route(load_gate(run.folder / "gate.safetensors"), flagged=push, languages=languages)
+    return Route(load_gate(run.folder / "gate.safetensors"), flagged=push, languages=languages, **options)
 
 
 __all__ = ["KIND", "repair_route"]
