@@ -121,6 +121,72 @@ def test_what_never_varies_is_uncertain_over_meanings():
     assert np.isnan([missed["value"], missed["low"], missed["high"]]).all(), "nothing was missed, so nothing is known of misses"
 
 
+def refusing(frame, refused, flagged=None, draws=1):
+    """A method that refuses these prompts in every draw."""
+    shape = (draws, len(frame))
+    return MethodRun(np.broadcast_to(np.asarray(refused, float), shape), np.full(shape, np.nan), np.zeros(shape), flagged, "")
+
+
+def test_means_are_over_languages_that_are_repaired_or_over_those_that_are_not():
+    frame = prompts(20, (("en", "high"), ("sw", "low"), ("am", "low"), ("yo", "low")))
+    run = refusing(frame, frame["language"].isin(["sw", "yo"]))
+
+    def means(reference):
+        resampler = Resampler(frame, {"m": run}, resamples=20, rng=np.random.default_rng(0), reference=reference)
+        table = repair_rates(resampler).table.query("statistic == 'harmful_refusal'")
+        return table[table["language"].str.startswith("mean ")].set_index("language")
+
+    assert means([])["value"].to_dict() == pytest.approx({"mean high": 0, "mean low": 2 / 3})
+    assert means(["en"])["value"].to_dict() == means([])["value"].to_dict(), "a tier that no target shares keeps its name"
+    apart = means(["en", "sw"])
+    assert apart["value"].to_dict() == {"mean high": 0, "mean reference": 1, "mean low": 0.5}
+    assert apart["tier"].to_dict() == {"mean high": "high", "mean reference": "reference", "mean low": "low"}
+    assert (apart["n"] == 20).all()
+
+
+def test_a_mean_rests_on_the_meanings_of_its_own_languages():
+    frame = prompts(20, (("en", "low"), ("sw", "low"), ("am", "low")))
+    frame = frame[(frame["language"] == "en") | (frame["meaning_id"].str[1:].astype(int) < 8)].reset_index(drop=True)
+    resampler = Resampler(frame, {"m": refusing(frame, np.zeros(len(frame)))}, resamples=20, rng=np.random.default_rng(0), reference=["en"])
+    table = repair_rates(resampler).table
+    mean, others = (value(table, "m", language, "harmful_refusal") for language in ("mean low", "mean reference"))
+    assert (mean["n"], others["n"]) == (8, 20)
+    assert (mean["high"], others["high"]) == pytest.approx((wilson(0, 4).high, wilson(0, 10).high))
+
+
+@pytest.mark.parametrize("tier", [None, np.nan])
+def test_languages_without_a_tier_are_a_group_with_meanings_and_an_interval(tier):
+    frame = prompts(20, (("xa", tier), ("xb", tier), ("en", tier)))
+    run = refusing(frame, np.zeros(len(frame)))
+    resampler = Resampler(frame, {"a": run, "b": run}, resamples=20, rng=np.random.default_rng(0), reference=["en"])
+    rates, contrasts = repair_rates(resampler).table, repair_contrasts(resampler, "a", ["b"]).table
+    assert set(rates["tier"]) == {"unknown", "reference"}
+    for table in (rates, contrasts):
+        row = table[(table["language"] == "mean unknown") & (table["statistic"] == "harmful_refusal")].iloc[0]
+        assert row["n"] == 20 and row["high"] == pytest.approx(wilson(0, 10).high)
+
+
+def test_the_mean_refusal_among_misses_is_over_the_languages_in_which_some_were_missed():
+    frame = prompts(20, (("sw", "low"), ("am", "low"), ("yo", "low"), ("en", "high")))
+    harmful, language, number = frame["harmful"].to_numpy(), frame["language"], frame["meaning_id"].str[1:].astype(int)
+    missed = harmful & (((language == "sw") & (number < 8)) | ((language == "am") & (number < 4))).to_numpy()
+    run = refusing(frame, missed & (language == "sw").to_numpy(), (harmful & ~missed)[None])
+    table = repair_rates(Resampler(frame, {"gate": run}, resamples=200, rng=np.random.default_rng(0))).table
+    assert [value(table, "gate", tag, "refused_misses")["value"] for tag in ("sw", "am")] == [1, 0]
+    assert np.isnan(value(table, "gate", "yo", "refused_misses")["value"])
+    mean = value(table, "gate", "mean low", "refused_misses")
+    assert mean["value"] == 0.5 and 0 <= mean["low"] <= 0.5 <= mean["high"] <= 1
+    assert np.isnan(value(table, "gate", "mean high", "refused_misses")["value"]), "nothing was missed there"
+
+
+def test_a_difference_has_the_draws_of_the_method_that_has_fewer():
+    frame = prompts(4)
+    none = np.zeros(len(frame))
+    resampler = Resampler(frame, {"many": refusing(frame, none, draws=5), "few": refusing(frame, none, draws=2)}, rng=np.random.default_rng(0))
+    assert set(repair_contrasts(resampler, "many", ["few"]).table["draws"]) == {2}
+    assert set(repair_contrasts(resampler, "few", ["many"]).table["draws"]) == {2}
+
+
 @pytest.mark.slow
 def test_intervals_over_meanings_and_draws_cover():
     hits, trials = 0, 200

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 
 from workbench.errors import DataError
 from workbench.repair.actions import Answered
+from workbench.repair.groups import UNKNOWN, known_mean, language_groups
 from workbench.results import Result
 from workbench.statistics import wilson
 
@@ -28,8 +29,6 @@ RATES = ("harmful_refusal", "harmless_refusal", "selectivity", "answer_accuracy"
 STATISTICS = (*RATES, "broken", "flagged_harmful", "flagged_harmless", "refused_misses")
 #: Statistics that some languages of a group may lack: what a gate missed, where it missed nothing.
 _SOME = ("refused_misses",)
-#: The tier of languages that have none, and the mean over reference languages that share a tier with languages that are repaired.
-UNKNOWN, REFERENCE = "unknown", "mean reference"
 #: Which classes of prompts a statistic counts, True for harmful.
 _COUNTED = {
     "harmful_refusal": (True,), "flagged_harmful": (True,), "refused_misses": (True,), "harmless_refusal": (False,), "flagged_harmless": (False,),
@@ -68,7 +67,7 @@ class MethodRun:
 class RepairRates(Result):
     """One row per method, language (or mean over a group of them) and statistic.
 
-    Columns: ``method``; ``language`` (a tag, or "mean low", "mean high", ... over a group as in :class:`Resampler`); ``tier`` ("unknown" where a
+    Columns: ``method``; ``language`` (a tag, or "mean low", "mean reference", ... over a group of languages); ``tier`` ("unknown" where a
     language has none, "reference" for the mean over reference languages); ``statistic``: harmful_refusal, harmless_refusal, selectivity,
     answer_accuracy (harmless prompts answered right, where there is a key), broken (garbled or off-language), flagged_harmful and
     flagged_harmless (the gate's true and false positive rate), refused_misses (refusal among harmful prompts that the gate missed; NaN where it
@@ -110,8 +109,7 @@ class Resampler:
     Attributes
     ----------
     groups : dict of str to tuple of str
-        The languages of each mean: "mean TIER" over the other languages of a tier ("unknown" where there is none); reference languages are
-        "mean TIER" where no other language shares that tier, and "mean reference" where one does.
+        The languages of each mean, by :func:`~workbench.repair.groups.language_groups`; the tier of a language that has none is "unknown".
 
     Raises
     ------
@@ -146,7 +144,7 @@ class Resampler:
         self.languages = {str(tag): np.flatnonzero(prompts["language"].to_numpy() == tag) for tag in dict.fromkeys(prompts["language"])}
         tiers = prompts.drop_duplicates("language").set_index("language")["tier"]
         self.tiers = {str(tag): UNKNOWN if pd.isna(tier) else str(tier) for tag, tier in tiers.items()}
-        self.groups = _groups(self.tiers, reference)
+        self.groups = language_groups(self.tiers, reference)
 
     def draws(self, n: int) -> np.ndarray:
         """Return weights [resample draw] that sum to one; methods with as many draws share them, since draw i saw the same examples."""
@@ -208,25 +206,8 @@ class Resampler:
         for group, tags in self.groups.items():
             members = [by_language[tag] for tag in tags if tag in by_language]
             if members:
-                out[group] = _known_mean(np.stack(members)) if known_only else np.mean(members, axis=0)
+                out[group] = known_mean(np.stack(members)) if known_only else np.mean(members, axis=0)
         return out
-
-
-def _groups(tiers: Mapping[str, str], reference: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Part the languages by tier, reference languages from the others."""
-    repaired = {tier for tag, tier in tiers.items() if tag not in reference}
-    found: dict[str, tuple[str, ...]] = {}
-    for tag, tier in tiers.items():
-        group = REFERENCE if tag in reference and tier in repaired else f"mean {tier}"
-        found[group] = (*found.get(group, ()), tag)
-    return found
-
-
-def _known_mean(values: Float[np.ndarray, "language *rest"]) -> Float[np.ndarray, "*rest"]:
-    """Mean over the first axis without NaN; NaN where there is nothing else."""
-    known = np.isfinite(values)
-    total, count = np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def repair_rates(resampler: Resampler, *, confidence: float = 0.95) -> RepairRates:
