@@ -8,7 +8,7 @@ from sklearn.exceptions import NotFittedError
 from toy_gate import ToyGate
 
 from workbench.errors import DataError
-from workbench.gates import BalancedF1, Context, GateWarning, gate_data
+from workbench.gates import BalancedF1, Context, GateWarning, Shrinkage, gate_data
 
 
 @pytest.fixture
@@ -89,6 +89,35 @@ def test_bad_examples_are_refused(gate, source):
         gate.recalibrate(source.X[:2], [True, False])
     with pytest.raises(DataError, match=r"one language, and got \['qaa', 'qab'\]"):
         gate.recalibrate(source)
+
+
+def test_a_policy_may_be_named_and_what_is_none_is_refused(gate, acts):
+    examples = gate_data(acts, 4, "t_inst", split="select").draw(4, "qad", np.random.default_rng(0))
+    named = gate.recalibrate(examples, policy="shrinkage")
+    assert named.thresholds_ == gate.recalibrate(examples, policy=Shrinkage()).thresholds_ != gate.recalibrate(examples).thresholds_
+    refused = {
+        "shrinkige": "Unknown policy 'shrinkige'.*Did you mean 'shrinkage'",
+        Shrinkage: r"The policy is the class Shrinkage\. Expected a policy, such as Shrinkage\(\), or one of the names",
+        int: r"The policy is the class int\. Expected a policy",
+        0.5: r"The policy is of type float\. Expected a policy",
+        type("Shrinkig", (), {}): "Did you mean 'Shrinkage'",
+    }
+    for policy, match in refused.items():
+        with pytest.raises(DataError, match=match):
+            gate.recalibrate(examples, policy=policy)
+
+
+def test_examples_of_other_languages_than_the_one_asked_for_are_refused(gate, acts, source):
+    with pytest.raises(DataError, match=r"language='qad', and the examples are of \['qaa', 'qab'\].*select\(languages='qad'\)"):
+        gate.recalibrate(source, language="qad")
+    with pytest.raises(DataError, match=r"language='qaa', and the examples are of \['qaa', 'qab'\]"):
+        gate.recalibrate(source, language="qaa")
+    own = gate_data(acts, 4, "t_inst", split="select", languages=["qad"])
+    assert gate.recalibrate(own, language="qad").thresholds_ == gate.recalibrate(own).thresholds_
+    assert gate.recalibrate(own.draw(0, "qad", np.random.default_rng(0)), language="qad").thresholds_["qad"] == gate.fallback_
+    for nothing in ("", " "):
+        with pytest.raises(DataError, match="one language, and got"):
+            gate.recalibrate(own.X, own.y, language=nothing)
 
 
 @pytest.mark.parametrize(("layer", "position", "attrs"), [(3, "t_inst", {}), (4, "t_post_inst", {}), (4, "t_inst", {"fingerprint": "f1"})])

@@ -19,7 +19,7 @@ from workbench.errors import DataError, did_you_mean
 from workbench.gates.inputs import Rows, as_rows, labelled_rows
 from workbench.gates.place import GateData, Place
 from workbench.gates.policy import Context, GateWarning, Scores, ThresholdChoice, ThresholdPolicy
-from workbench.gates.thresholds import BalancedF1
+from workbench.gates.thresholds import POLICIES, BalancedF1, policy_named
 
 #: Passed on purpose as a language: decide by the fallback threshold.
 UNKNOWN = "unknown"
@@ -150,7 +150,7 @@ class Gate(ClassifierMixin, BaseEstimator):
             out[i] = self.fallback_ if tag is None or tag == UNKNOWN else self.thresholds_[str(tag)]
         return out
 
-    def recalibrate(self, X: Any, y: Any = None, *, language: str | None = None, policy: ThresholdPolicy | None = None) -> Self:
+    def recalibrate(self, X: Any, y: Any = None, *, language: str | None = None, policy: Any = None) -> Self:
         """Return a copy with a new threshold for one language; this gate stays as it was.
 
         Parameters
@@ -161,8 +161,8 @@ class Gate(ClassifierMixin, BaseEstimator):
         y : bool array (prompt,)
         language : str, optional
             Which language; taken from GateData where that has one.
-        policy : ThresholdPolicy, optional
-            Default BalancedF1(), the paper's.
+        policy : ThresholdPolicy or str, optional
+            Default BalancedF1(), the paper's. A name of :data:`~workbench.gates.thresholds.POLICIES` stands for its default settings.
 
         Warns
         -----
@@ -172,14 +172,16 @@ class Gate(ClassifierMixin, BaseEstimator):
         Raises
         ------
         DataError
-            One class only, no or several languages, another place, or what the policy refuses.
+            One class only, no or several languages, another language than that of the GateData, another place, something that is no policy, or
+            what the policy refuses.
         """
         check_is_fitted(self)
-        rule: ThresholdPolicy = BalancedF1() if policy is None else policy
+        rule: ThresholdPolicy = BalancedF1() if policy is None else as_policy(policy)
         tag, rows = self._examples(X, y, language, rule)
         return self._recalibrated(tag, rows, rule)
 
     def _recalibrated(self, tag: str, rows: Rows, rule: ThresholdPolicy) -> Self:
+        rule = as_policy(rule)
         found = copy.deepcopy(self)
         scores = np.asarray(found._score(rows.X, np.full(len(rows.X), tag)), dtype=np.float64)
         labelled = rule.needs_labels and rows.y is not None
@@ -215,10 +217,16 @@ class Gate(ClassifierMixin, BaseEstimator):
         return given
 
     def _examples(self, X: Any, y: Any, language: str | None, rule: ThresholdPolicy) -> tuple[str, Rows]:
+        rule = as_policy(rule)
         rows = self._rows(X, None)._replace(y=as_rows(X, y, None).y)
         tags = [language] if language is not None else X.languages if isinstance(X, GateData) else []
-        if len(tags) != 1 or tags[0] == UNKNOWN or not isinstance(tags[0], str):
+        if len(tags) != 1 or not isinstance(tags[0], str) or tags[0] == UNKNOWN or not tags[0].strip():
             raise DataError(f"recalibrate sets the threshold of one language, and got {tags or 'none'}. Expected one; pass language='sw'.")
+        if isinstance(X, GateData) and len(X) and X.languages != tags:
+            raise DataError(
+                f"recalibrate was asked for language={tags[0]!r}, and the examples are of {X.languages}. Expected examples of {tags[0]!r} alone; "
+                f"take them with data.select(languages={tags[0]!r}), or pass the states and labels as arrays."
+            )
         if rule.needs_labels and rows.y is None and len(rows.X):
             raise DataError(
                 f"The policy {rule.name} needs the labels of the {len(rows.X)} examples. Expected y (True = harmful), or a policy without labels: "
@@ -227,4 +235,25 @@ class Gate(ClassifierMixin, BaseEstimator):
         return tags[0], rows
 
 
-__all__ = ["UNKNOWN", "Gate", "GateWarning", "Place", "Recalibration"]
+def as_policy(given: Any) -> ThresholdPolicy:
+    """Return a policy as it is, or the one of that name.
+
+    Raises
+    ------
+    DataError
+        An unknown name, a class where one of its policies is expected, or something else.
+    """
+    if isinstance(given, str):
+        return policy_named(given)
+    if isinstance(given, ThresholdPolicy) and not isinstance(given, type):
+        return given
+    classes = [kind.__name__ for kind in POLICIES.values()]
+    name = given.__name__ if isinstance(given, type) else type(given).__name__
+    example = f"{name}()" if isinstance(given, type) and isinstance(given, ThresholdPolicy) else "Shrinkage()"
+    raise DataError(
+        f"The policy is {'the class' if isinstance(given, type) else 'of type'} {name}. Expected a policy, such as {example}, or one of the names "
+        f"{list(POLICIES)}.{did_you_mean(name, classes) if name not in classes else ''}"
+    )
+
+
+__all__ = ["UNKNOWN", "Gate", "GateWarning", "Place", "Recalibration", "as_policy"]

@@ -270,8 +270,8 @@ def _caution(threshold: float, examples: Scores, believed: Float[np.ndarray, " l
     else:
         return ""
     return (
-        f"{seen}: at the threshold, {threshold:.4g}, it is expected to flag {flagged[0]:.0%} of harmful and {flagged[1]:.0%} of harmless prompts. Check "
-        "the labels, draw other or more examples, or set the threshold without labels: MomentMatching()."
+        f"{seen}: at the threshold, {threshold:.4g}, it is expected to flag {flagged[0]:.0%} of harmful and {flagged[1]:.0%} of harmless prompts. "
+        "Check the labels, draw other or more examples, or set the threshold without labels: MomentMatching()."
     )
 
 
