@@ -70,13 +70,14 @@ def test_a_meaning_counts_once_however_many_rows_it_has(acts, rng):
         ({"layer": 4}, "layer 3 and not 4.*gate_data"),
         ({"position": "t_inst"}, "position 't_post_inst' and not 't_inst'"),
         ({"fingerprint": "f1"}, "fingerprint 'f0' and not 'f1'.*Capture this model"),
-        ({"system": "Reply as a pirate."}, "expects system. Capture"),
+        ({"system": "Reply as a pirate."}, r"expects system prompt as fitted \(empty\) and not another one \(18 characters\)\. Capture"),
     ],
 )
 def test_another_place_is_refused_with_what_differs_and_the_remedy(change, match):
     place = {"layer": 3, "position": "t_post_inst", "fingerprint": "f0", "template": "t0", "system": ""}
-    with pytest.raises(DataError, match=match):
+    with pytest.raises(DataError, match=match) as refused:
         Place(**place).require_same(Place(**place | change))
+    assert "pirate" not in str(refused.value)
 
 
 def test_what_is_not_known_is_not_compared():

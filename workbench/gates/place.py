@@ -60,13 +60,20 @@ class Place:
         differing = self.unlike(other)
         if not differing:
             return
-        # what a system prompt says is not repeated
-        told = ", ".join(name if name == "system" else f"{name} {getattr(self, name)!r} and not {getattr(other, name)!r}" for name in differing)
+        told = ", ".join(_difference(name, getattr(self, name), getattr(other, name)) for name in differing)
         if {"layer", "position"} & set(differing):
             remedy = f"Read them with gate_data(acts, layer={self.layer}, position={self.position!r}), or fit a gate there."
         else:
             remedy = "Capture this model with the template and system prompt the gate was fitted on, or fit a gate on these activations."
         raise DataError(f"The gate was fitted elsewhere than these states come from: it expects {told}. {remedy}")
+
+
+def _difference(name: str, mine: Any, theirs: Any) -> str:
+    """Tell two values apart; what a system prompt says is not repeated."""
+    if name != "system":
+        return f"{name} {mine!r} and not {theirs!r}"
+    mine, theirs = (f"{len(text)} characters" if text else "empty" for text in (mine, theirs))
+    return f"system prompt as fitted ({mine}) and not another one ({theirs})"
 
 
 @dataclass(frozen=True, eq=False)
