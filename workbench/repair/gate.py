@@ -123,7 +123,8 @@ def compare_replies(settings: GateSettings, replies: GateReplies, *, resamples: 
     """Count what every method gives, from judged replies alone; needs no model."""
     methods, prices = priced(settings, replies)
     runs = method_runs(settings, replies, methods, seed=seed)
-    resampler = Resampler(replies.answered.prompts, runs, resamples=resamples, rng=np.random.default_rng(seed))
+    rng, reference = np.random.default_rng(seed), settings.ours.source.languages
+    resampler = Resampler(replies.answered.prompts, runs, resamples=resamples, rng=rng, reference=reference)
     ours = methods[GATE]
     gate = recalibrated(ours.gate, settings.ours.examples.examples[0], ours.policy)
     others = [name for name in runs if name != GATE]
