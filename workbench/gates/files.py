@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from workbench.directions import files
 from workbench.errors import StoreError, did_you_mean
+from workbench.gates.file_checks import require_entries, require_finite, require_fitting
 from workbench.gates.place import Place
 from workbench.gates.policy import Scores
 from workbench.gates.protocol import Gate, Recalibration
@@ -42,9 +43,10 @@ def save_gate(gate: Gate, path: str | Path, *, provenance: dict[str, Any] | None
     ------
     NotFittedError
     StoreError
-        The place cannot be written.
+        The place cannot be written; the gate has learned NaN, which could not be read back.
     """
     check_is_fitted(gate)
+    require_finite(path, gate, "Nothing was written; fit the gate again on finite states.")
     arrays, plain = {}, {}
     for name in gate.learned:
         value = getattr(gate, name)
@@ -84,13 +86,15 @@ def load_gate(path: str | Path, *, classes: Sequence[type[Gate]] = ()) -> Any:
     Raises
     ------
     StoreError
-        No such file, something else than a gate, a newer format, an unknown class, or fields that this version does not know.
+        No such file, something else than a gate, a newer format, an unknown class, fields that this version does not know, entries of the
+        wrong kind, arrays that do not fit or are not finite.
     """
     if not Path(path).exists():
         raise StoreError(f"There is no gate at {path}. Expected a .safetensors file written by save_gate(); fit the gate again.")
-    arrays, header = files.read(path, _KEY, "gate")
+    arrays, header = files.read(path, _KEY, "gate", writer="save_gate()", remedy="fit the gate again")
     _require_format(path, header)
-    kind = _class_of(path, str(header["class"]), classes)
+    require_entries(path, header)
+    kind = _class_of(path, header["class"], classes)
     gate = kind(**_known(path, "parameters", header["parameters"], kind().get_params(deep=False)))
     tables = {f"{table}.{i}.{part}" for table in ("sources", "examples") for i in range(len(header[table])) for part in Scores._fields}
     expected = tables | {f"learned.{name}" for name in kind.learned}
@@ -110,6 +114,7 @@ def load_gate(path: str | Path, *, classes: Sequence[type[Gate]] = ()) -> Any:
     place = header["place"]
     gate.place_ = None if place is None else Place(**_known(path, "place", place, [f.name for f in fields(Place)]))
     gate.n_features_in_, gate.classes_ = int(header["n_features"]), np.array([False, True])
+    require_fitting(path, gate)
     return gate
 
 
@@ -147,7 +152,7 @@ def _class_of(path: str | Path, name: str, classes: Sequence[type[Gate]]) -> typ
     known = {kind.__name__: kind for kind in classes}
     for module in pkgutil.iter_modules(workbench.gates.__path__, "workbench.gates."):
         for value in vars(importlib.import_module(module.name)).values():
-            if isinstance(value, type) and issubclass(value, Gate) and value is not Gate:
+            if isinstance(value, type) and issubclass(value, Gate) and value is not Gate and not value.__name__.startswith("_"):
                 known.setdefault(value.__name__, value)
     if name not in known:
         raise StoreError(
