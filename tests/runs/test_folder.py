@@ -1,6 +1,7 @@
 """A run folder says what it is, continues what it began, and is never overwritten."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -84,3 +85,61 @@ def test_a_damaged_manifest_and_a_missing_summary_say_what_to_do(tmp_path):
     (run.folder / "manifest.json").write_text('{"spec": ', encoding="utf-8")
     with pytest.raises(DataError, match=r"manifest\.json is damaged"):
         Run.start(tmp_path / "run", {})
+
+
+@pytest.mark.parametrize(
+    ("spec", "entries", "command"),
+    [
+        ({"kind": "gate repair"}, {}, "`workbench repair gate`"),  # an unfinished one may have the kind in its spec only
+        ({}, {"kind": "gate repair"}, "`workbench repair gate`"),
+        ({"before": "base"}, {}, "`workbench diagnose`"),
+        ({"before": "base"}, {"kind": "something newer"}, "the workbench command that wrote it"),
+        ({}, {}, "the workbench command that wrote it"),
+    ],
+)
+def test_what_is_missing_or_damaged_names_the_command_that_wrote_the_folder(tmp_path, spec, entries, command):
+    run = Run.start(tmp_path / "run", spec)
+    run.update_manifest(**entries)
+    with pytest.raises(DataError, match=rf"unfinished\. Give {command} again as it was given"):
+        _ = run.summary
+    (run.folder / "summary.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"is damaged .* give {command} again with a new --out"):
+        _ = run.summary
+    (run.folder / "summary.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"holds no JSON object.* give {command} again"):
+        _ = run.summary
+
+
+def test_without_a_readable_manifest_no_command_is_guessed(tmp_path):
+    with pytest.raises(DataError, match=r"no run folder.*--out of a workbench command\.$"):
+        Run.open(tmp_path)
+    (tmp_path / "manifest.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match="give the workbench command that wrote it again"):
+        _ = Run.open(tmp_path).manifest
+
+
+def test_a_repair_shows_the_gate_under_the_model_as_it_is(tmp_path):
+    def figures(harmful, harmless):
+        return {
+            "harmful_refusal": {"value": harmful},
+            "harmless_refusal": None if harmless is None else {"value": harmless},
+            "selectivity": None if harmless is None else {"value": harmful - harmless},
+            "flagged_harmful": {"value": 0.999},
+        }
+
+    run = Run.start(tmp_path / "run", {"kind": "gate repair"})
+    methods = {"as it is": {"kind": "model", "sw": figures(0.25, 0.05)}, "ours": {"kind": "gate", "sw": figures(0.75, None)}, "other": {}}
+    summary = {"languages": {"sw": {"tier": "low"}, "th": {"tier": None}}, "gate": "ours", "unrepaired": "as it is", "methods": methods}
+    (run.folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    page = Run.open(run.folder)._repr_html_()
+    assert re.findall(r"<th>(.*?)</th>", page) == ["language", "tier", "method", "harmful_refusal", "harmless_refusal", "selectivity"]
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in page.split("<tr>")[1:]]
+    assert rows[:2] == [["sw", "low", "as it is", "0.25", "0.05", "0.20"], ["sw", "low", "ours", "0.75", "", ""]]
+    assert [row[2:] for row in rows[2:]] == [["as it is", "", "", ""], ["ours", "", "", ""]]
+
+
+def test_a_diagnosis_shows_its_headline_figures(tmp_path):
+    run = Run.start(tmp_path / "run", {"before": "base"})
+    summary = {"languages": {"sw": {"tier": "low", "gap": {"value": 0.5}, "note": "x"}}}
+    (run.folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    assert "<th>gap</th>" in run._repr_html_() and "0.50" in run._repr_html_() and "note" not in run._repr_html_()

@@ -1,4 +1,4 @@
-"""The run folder: what a diagnosis leaves on disk, and how a later call continues it.
+"""The run folder: what a diagnosis or a repair leaves on disk, and how a later call continues it.
 
 ``manifest.json`` says what was asked and by which versions; ``results/*.parquet`` hold every number; ``summary.json``
 holds the headline figures for other programs. A folder that was made for something else is refused, never overwritten.
@@ -20,6 +20,9 @@ from workbench.errors import DataError, StoreMismatchError, did_you_mean, writin
 from workbench.results import Result
 
 MANIFEST = "manifest.json"
+#: Which command writes a run of which ``kind``; a diagnosis' manifest names none.
+COMMANDS = {"gate repair": "workbench repair gate"}
+_REPAIRED = ("harmful_refusal", "harmless_refusal", "selectivity")
 PACKAGES = ("torch", "transformers", "numpy", "scikit-learn", "xarray", "zarr", "plotly", "transformer-lens")
 
 
@@ -44,7 +47,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """One diagnosis on disk.
+    """One diagnosis or repair on disk.
 
     Parameters
     ----------
@@ -57,7 +60,7 @@ class Run:
 
     @classmethod
     def start(cls, folder: str | Path, spec: dict[str, Any]) -> Run:
-        """Open a folder for a diagnosis; an earlier run of the same spec is continued.
+        """Open a folder for a run; an earlier run of the same spec is continued.
 
         Raises
         ------
@@ -108,7 +111,7 @@ class Run:
         """Open a finished or unfinished run for reading."""
         folder = Path(folder)
         if not (folder / MANIFEST).exists():
-            raise DataError(f"{folder} is no run folder: it has no {MANIFEST}. Give the folder that `workbench diagnose --out` wrote.")
+            raise DataError(f"{folder} is no run folder: it has no {MANIFEST}. Give what was the --out of a workbench command.")
         return cls(folder)
 
     @property
@@ -122,8 +125,10 @@ class Run:
         """Headline figures, as documented in docs/run-folder.md."""
         path = self.folder / "summary.json"
         if not path.exists():
-            raise DataError(f"{self.folder} has no summary.json: the run is unfinished. Give the same diagnose command again; it continues there.")
-        return _read_json(path)
+            raise DataError(
+                f"{self.folder} has no summary.json: the run is unfinished. Give {_command(self.manifest)} again as it was given; it continues there."
+            )
+        return _read_json(path, self.manifest)
 
     @property
     def results(self) -> list[str]:
@@ -148,20 +153,46 @@ class Run:
         return Result.load(self.folder / "results" / f"{name}.parquet")
 
     def _repr_html_(self) -> str:
-        rows = [
-            {"language": tag, "tier": entry.get("tier")} | {k: v["value"] for k, v in entry.items() if isinstance(v, dict) and "value" in v}
-            for tag, entry in self.summary["languages"].items()
-        ]
-        return pd.DataFrame(rows).to_html(index=False, float_format=lambda v: f"{v:.2f}", border=0)
+        summary = self.summary
+        rows = _method_rows(summary) if "methods" in summary else _language_rows(summary)
+        return pd.DataFrame(rows).to_html(index=False, float_format=lambda v: f"{v:.2f}", na_rep="", border=0)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _language_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """A diagnosis: one row per language, its headline figures beside it."""
+    return [
+        {"language": tag, "tier": entry.get("tier")} | {k: v["value"] for k, v in entry.items() if isinstance(v, dict) and "value" in v}
+        for tag, entry in summary["languages"].items()
+    ]
+
+
+def _method_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """A repair: for each language the model as it is, and under it the gate."""
+    rows = []
+    for tag, entry in summary["languages"].items():
+        for name in (summary["unrepaired"], summary["gate"]):
+            figures = summary["methods"].get(name, {}).get(tag) or {}
+            told = {key: (figures.get(key) or {}).get("value") for key in _REPAIRED}
+            rows.append({"language": tag, "tier": entry.get("tier"), "method": name} | told)
+    return rows
+
+
+def _command(manifest: dict[str, Any]) -> str:
+    """Name the command that wrote a run: by its kind, else by what only a diagnosis asks for."""
+    kind, spec = manifest.get("kind"), manifest.get("spec")
+    spec = spec if isinstance(spec, dict) else {}
+    command = COMMANDS.get(str(kind or spec.get("kind"))) or ("workbench diagnose" if "before" in spec and not kind else None)
+    return f"`{command}`" if command else "the workbench command that wrote it"
+
+
+def _read_json(path: Path, manifest: dict[str, Any] | None = None) -> dict[str, Any]:
+    command = _command(manifest or {})
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}). Expected the JSON that `workbench diagnose` writes; run it again with a new --out.") from error
+        raise DataError(f"{path} is damaged ({error}). Expected whole JSON; give {command} again with a new --out.") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} holds no JSON object. Expected what `workbench diagnose` writes; run it again with a new --out.")
+        raise DataError(f"{path} holds no JSON object. Expected one; give {command} again with a new --out.")
     return content
 
 
