@@ -7,7 +7,8 @@ from fake_repair import TIERS, fake_repair
 from workbench import plots
 from workbench.errors import DataError
 from workbench.plots.method_lines import looks_of
-from workbench.plots.style import TIER_COLOURS
+from workbench.plots.style import MUTED, TIER_COLOURS
+from workbench.repair.kinds import GATE, PRICED_AS_GIVEN
 
 
 @pytest.fixture
@@ -27,8 +28,8 @@ def lines(fig, method, axis):
 
 def test_few_shot_curves_stand_at_even_steps_with_no_labels_at_the_left(tables):
     fig = plots.few_shot_curve(tables["few_shot"])
-    (line,) = lines(fig, "gate, shrinkage", at(fig, "selectivity"))
-    rows = tables["few_shot"].query("method == 'gate, shrinkage' and language == 'mean low' and statistic == 'selectivity'")
+    (line,) = lines(fig, PRICED_AS_GIVEN, at(fig, "selectivity"))
+    rows = tables["few_shot"].query("method == @PRICED_AS_GIVEN and language == 'mean low' and statistic == 'selectivity'")
     assert line.x.tolist() == [0, 1, 2] and line.y.tolist() == pytest.approx(rows["value"].tolist())
     assert list(fig.layout.xaxis.ticktext) == ["0", "1", "4"]
     assert line.error_y.array.tolist() == pytest.approx([0.04] * 3) and line.line.color == TIER_COLOURS["low"]
@@ -38,11 +39,28 @@ def test_few_shot_curves_stand_at_even_steps_with_no_labels_at_the_left(tables):
 def test_the_band_of_a_few_shot_curve_is_that_of_single_draws_and_a_rule_without_labels_goes_across(tables):
     fig = plots.few_shot_curve(tables["few_shot"])
     axis = at(fig, "balanced accuracy of the gate")
-    (shade,) = lines(fig, "gate, shrinkage, interval", axis)
-    rows = tables["few_shot"].query("method == 'gate, shrinkage' and language == 'mean low' and statistic == 'balanced_accuracy'")
+    (shade,) = lines(fig, f"{PRICED_AS_GIVEN}, interval", axis)
+    rows = tables["few_shot"].query("method == @PRICED_AS_GIVEN and language == 'mean low' and statistic == 'balanced_accuracy'")
     assert shade.y.tolist() == pytest.approx([*rows["draw_90"], *rows["draw_10"][::-1]])
     assert lines(fig, "gate, unlabelled", axis)[0].x.tolist() == [0, 2]
-    assert {"<b>gate, shrinkage</b>", "CAST signed, shrinkage"} <= {note.text for note in fig.layout.annotations}
+    assert {"<b>gate, shrinkage*</b>", "CAST signed, shrinkage*"} <= {note.text for note in fig.layout.annotations}
+    assert "* price not chosen" in fig.layout.title.subtitle.text
+
+
+def test_the_headline_of_the_few_shot_figure_is_the_gate_whose_price_was_not_chosen_wherever_it_stands(tables):
+    table = tables["few_shot"].sort_values("method", kind="stable")  # another gate comes first
+    fig = plots.few_shot_curve(table)
+    axis = at(fig, "selectivity")
+    (mine,), (other,) = lines(fig, PRICED_AS_GIVEN, axis), lines(fig, "gate, balanced F1", axis)
+    assert (mine.line.dash, other.line.dash) == ("solid", "dash") and mine.line.width > other.line.width
+    assert "0.40 at k = 0, 0.50 at k = 1, 0.80 at k = 4" in fig.layout.title.text
+    chosen = plots.few_shot_curve(table.replace({PRICED_AS_GIVEN: GATE})).layout.title.text
+    assert "0.80 at k = 4" in chosen, "without that curve it is our gate"
+
+
+def test_a_rival_whose_price_was_not_chosen_is_drawn_as_a_rival(tables):
+    fig = plots.few_shot_curve(tables["few_shot"])
+    assert lines(fig, "CAST signed, shrinkage, price not chosen", at(fig, "selectivity"))[0].line.color == MUTED
 
 
 def test_few_shot_curves_of_one_language_can_be_asked_for_and_of_an_unknown_one_not(tables):

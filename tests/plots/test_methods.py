@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fake_repair import GAINS, fake_repair
+from fake_repair import GAINS, SHARED, UNTIERED, fake_repair
 
 from workbench.errors import DataError
 from workbench.plots import selectivity_by_method
@@ -32,7 +32,26 @@ def test_each_row_shows_its_methods_value_and_the_line_is_the_unrepaired_model(t
     rows = rows_of(fig)
     assert {at: x for at, x in zip(low.y.tolist(), low.x.tolist(), strict=True)} == pytest.approx({rows[m]: gain for m, gain in GAINS.items()})
     assert fig.layout.shapes[0].x0 == pytest.approx(GAINS["unrepaired"])
-    assert "Selectivity, low tier: as it is 0.30, best gate 0.85, best rival 0.70, oracle 0.90" in fig.layout.title.text
+    assert "Selectivity, low tier: as it is 0.30; gate, shrinkage 0.85; best rival 0.70; oracle 0.90" in fig.layout.title.text
+
+
+def test_the_title_gives_the_gate_by_name_even_where_another_comes_out_better(table):
+    better = table.assign(value=table["value"].where(table["method"] != "gate, balanced F1", 0.99))
+    assert "gate, shrinkage 0.85; best rival" in selectivity_by_method(better).layout.title.text
+    assert "gate, balanced F1 0.80; best rival" in selectivity_by_method(table, gate="gate, balanced F1").layout.title.text
+    without = selectivity_by_method(table[table["method"] != "gate, shrinkage"]).layout.title.text
+    assert "gate" not in without and "best rival 0.70" in without
+
+
+def test_languages_without_a_tier_are_drawn_and_reference_languages_stand_apart():
+    fig = selectivity_by_method(fake_repair(UNTIERED)["repair_rates"], tier="unknown")
+    assert "Selectivity, unknown tier: as it is 0.30; gate, shrinkage 0.85" in fig.layout.title.text
+    mine, apart = (next(t for t in fig.data if t.name == name) for name in ("unknown tier", "reference languages"))
+    assert (mine.marker.symbol, apart.marker.symbol) == ("circle", "circle-open") and "open: reference languages" in fig.layout.title.subtitle.text
+    assert apart.x.max() == pytest.approx(0.95) and mine.x.max() == pytest.approx(0.9)
+    shared = selectivity_by_method(fake_repair(SHARED)["repair_rates"])
+    assert {t.name for t in shared.data} == {"low tier", "high tier", "reference languages"}
+    assert "reference" not in selectivity_by_method(fake_repair()["repair_rates"]).layout.title.subtitle.text
 
 
 def test_a_rate_nobody_has_gets_no_panel(table):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
-from fake_repair import GAINS, fake_repair, write_fake_repair
+from fake_repair import GAINS, SHARED, UNTIERED, fake_repair, write_fake_repair
 from fake_run import fake_tables, write_fake_run
 
 from workbench.report import build_report, repair_captions
 from workbench.report.limits import limits
 from workbench.report.record import RunRecord
+from workbench.report.repair import repair_of
 from workbench.report.repair_rows import repair_rows
 from workbench.report.repair_verdict import repair_verdict
 from workbench.report.terminal import figures
@@ -86,7 +87,8 @@ def test_the_verdict_gives_gain_rival_cost_and_controls_from_the_tables(run):
     said = repair_verdict(run)
     assert "from 30.0 to 85.0 points on average: a gain of +55.0 [+51.0, +59.0]; true labels in its place give 90.0." in said[0]
     assert "harmless prompts refused 2.0 % without it, 2.0 [" in said[1]
-    assert "The best of 2 rivals is “AdaSteer” with 70.0: the gate minus it is +15.0 [+11.0, +19.0] points. It is above 2 of the 2" in said[2]
+    assert said[2].startswith("The best of 2 rivals in low-tier languages, picked in its favour on what is scored, is “AdaSteer” with 70.0: ")
+    assert "the gate minus it is +15.0 [+11.0, +19.0] points. It is above 2 of the 2" in said[2]
     assert (
         said[3].startswith("In the 2 reference languages") and "1 random directions of the same length, added to every prompt, give 32.0" in said[4]
     )
@@ -110,6 +112,62 @@ def test_the_caption_of_few_labels_says_how_many_are_enough(run):
     said = repair_captions.few_shot(run, fake_repair()["few_shot"])
     assert said.startswith("With k = 4 the gate is within 2 points of what it reaches with k = 4")
     assert "at k = 1 10 to 90 % of single draws give 0.40 to 0.60" in said and "20 draws" in said
+    assert "price of a miss is left as it is by default" in said and "AdaSteer has no curve: it pushes each prompt by a strength of its own" in said
+    alone = changed(run, repair_rates=fake_repair()["repair_rates"].query("method != 'AdaSteer'"))
+    assert "AdaSteer" not in repair_captions.few_shot(alone, fake_repair()["few_shot"])
+
+
+def test_the_caption_of_methods_says_that_the_best_rival_was_picked(run):
+    table = fake_repair()["repair_rates"]
+    said = repair_captions.methods(run, table)
+    assert "Means over 2 low-tier languages (qac, qad)" in said and "best rival of the title is picked in its favour" in said
+    assert "AdaSteer with a multiple chosen on the select split" in said
+    assert "rival" not in repair_captions.methods(run, table[table["method"].isin(["unrepaired", "gate, shrinkage"])])
+
+
+@pytest.mark.parametrize(
+    ("tiers", "places", "where"),
+    [
+        (UNTIERED, ["qaa", "qab", "qac", "qad", "mean unknown", "mean reference"], "languages of unknown tier"),
+        (SHARED, ["qaa", "qab", "qac", "qad", "mean low"], "low-tier languages"),
+    ],
+)
+def test_languages_without_a_tier_or_with_that_of_the_reference_are_repaired_on_the_page(tmp_path, tiers, places, where):
+    folder = write_fake_repair(tmp_path / "run", tiers=tiers)
+    page, run = page_of(folder), RunRecord.read(folder)
+    rows = {row.language: row for row in repair_rows(run)}
+    assert list(rows) == places and {tag for tag, row in rows.items() if row.reference} - {"mean reference"} == {"qaa", "qab"}
+    assert rows[places[4]].gain.value == "+55" and rows[places[4]].mean and not rows[places[4]].reference
+    said = repair_verdict(run)
+    assert f"selectivity in {where} from 30.0 to 85.0 points on average: a gain of +55.0" in said[0]
+    assert f"rivals in {where}, picked" in said[2] and f"Controls in {where}: 1 random" in said[4]
+    prose = prose_of(page)
+    assert re.findall(r'<figure data-figure="(\w+)"', page) == FIGURES and "Not drawn" not in prose and "cannot be said" not in prose
+    assert f"Means over 2 {where} (qac, qad)" in prose and "Selectivity there, " + where in prose
+
+
+def test_two_tiers_that_are_repaired_are_both_in_the_verdict(tmp_path):
+    tiers = {"qaa": "high", "qab": "high", "qac": "mid", "qad": "low"}
+    said = repair_verdict(RunRecord.read(write_fake_repair(tmp_path / "run", tiers=tiers)))
+    assert [said[i].split(" from ")[0].split("selectivity in ")[1] for i in (0, 2)] == ["low-tier languages", "mid-tier languages"]
+    assert "rivals in low-tier languages" in said[4]
+
+
+def test_where_no_mean_was_counted_each_repaired_language_is_told(run):
+    tables = {name: fake_repair()[name] for name in ("repair_rates", "repair_contrasts")}
+    bare = changed(run, **{name: table[~table["language"].str.startswith("mean ")] for name, table in tables.items()})
+    said = repair_verdict(bare)
+    assert "selectivity in qac from 30.0 to 85.0 points: a gain of +55.0" in said[0] and "selectivity in qad" in said[2]
+    assert [row.language for row in repair_rows(bare)] == ["qaa", "qab", "qac", "qad"]
+
+
+def test_the_table_of_methods_says_what_is_refused_of_what_a_gate_missed(run, page):
+    table = next(table for table in repair_of(run).section.tables if table.title == "Every method")
+    at = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert at["gate, shrinkage"]["harmful missed, %"] == "10.0 [6.0, 14.0]"
+    assert at["gate, shrinkage"]["refused of those, %"] == "25.0 [21.0, 29.0]"
+    assert at["unrepaired"]["harmful missed, %"] == at["AdaSteer"]["refused of those, %"] == "–"
+    assert "how many of them the model refused all the same" in table.note and "refused of those, %" in page
 
 
 def test_the_caption_of_transfer_counts_what_beats_permuted_labels(run):
@@ -136,7 +194,7 @@ def test_a_repair_inside_a_diagnosis_becomes_a_section_of_its_page(tmp_path):
     after = page_of(outer)
     assert 'id="repair"' not in before and 'id="repair"' in after and '<a href="#repair">Repair by a gate</a>' in after
     shown = re.findall(r'<figure data-figure="(\w+)"', after)
-    assert shown == ["refusal_gap", *FIGURES]
+    assert shown[0] == "refusal_gap" and shown[-len(FIGURES) :] == FIGURES
     assert "a gain of +55.0" in prose_of(after) and "Where the safety decision fails" in prose_of(after)
     assert "Strength of the repair" in prose_of(after) and "Strength of the repair" not in prose_of(before)
     assert (outer / "figures" / "gate_roc.html").exists() and not (outer / "repair" / "figures").exists()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 UNREPAIRED, ALWAYS, ORACLE, GATE = "unrepaired", "always steer", "oracle gate", "gate, shrinkage"
-PAPER, PRICED_AS_GIVEN, ADASTEER, ADASTEER_PROMPT = "gate, balanced F1", "gate, shrinkage, price not chosen", "AdaSteer", "AdaSteer, prompt only"
+#: Ends the name of a method whose price of a miss is the default, not chosen on the select split.
+UNPRICED = ", price not chosen"
+PAPER, PRICED_AS_GIVEN, ADASTEER, ADASTEER_PROMPT = "gate, balanced F1", f"{GATE}{UNPRICED}", "AdaSteer", "AdaSteer, prompt only"
 
 #: What a method is in the comparison; methods that are not listed are controls.
 KINDS: Mapping[str, Sequence[str]] = {
@@ -20,5 +22,5 @@ KINDS: Mapping[str, Sequence[str]] = {
 
 
 def kind_of(method: str) -> str:
-    """Return "model", "gate", "rival", "ceiling" or "control"."""
-    return next((kind for kind, names in KINDS.items() if method in names), "control")
+    """Return "model", "gate", "rival", "ceiling" or "control"; a method is the same whether its price of a miss was chosen or not."""
+    return next((kind for kind, names in KINDS.items() if method.removesuffix(UNPRICED) in names), "control")

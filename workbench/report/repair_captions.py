@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from workbench.report.captions import by_tier
 from workbench.report.record import RunRecord
-from workbench.report.repair_verdict import target_tier
+from workbench.report.repair_verdict import Target, targets_of
 from workbench.report.wording import estimate, listed, number
 
 _INTERVALS = "Intervals: 95 % over meanings and draws of examples."
@@ -14,21 +16,36 @@ _INTERVALS = "Intervals: 95 % over meanings and draws of examples."
 
 def methods(run: RunRecord, table: pd.DataFrame) -> str:
     """Say what is averaged over what, and which labels each method used."""
-    tier = target_tier(run) or "low"
-    n, draws = int(table["n"].max()), int(table["draws"].max())
+    from workbench.repair.kinds import ADASTEER
+
+    target = _leading(run)
+    n, draws, known = int(table["n"].max()), int(table["draws"].max()), set(table["method"])
     labels = listed(label for label in dict.fromkeys(table["labels"].astype(str)) if label != "none")
-    tags = [tag for tag, one in run.tiers.items() if one == tier]
+    over = f"Means over {len(target.tags)} {target.where} ({', '.join(target.tags)})" if target.mean else f"Rates in {target.where}"
+    strength = "all push with the same strength" + (f", {ADASTEER} with a multiple chosen on the select split" if ADASTEER in known else "")
+    best = " The best rival of the title is picked in its favour, as the highest on the prompts scored here." if "rival" in _kinds(known) else ""
     return (
-        f"Means over {len(tags)} {tier}-tier languages ({', '.join(tags)}) on {n} held-out meanings. Methods that learn from a language got {labels} "
-        f"labels of it (harmful + harmless; “all” is the ceiling), drawn up to {draws} times; all push with the same strength. {_INTERVALS}"
+        f"{over} on {n} held-out meanings. Methods that learn from a language got {labels} labels of it (harmful + harmless; “all” is the ceiling), "
+        f"drawn up to {draws} times; {strength}.{best} {_INTERVALS}"
     )
 
 
+def _leading(run: RunRecord) -> Target:
+    return next(iter(targets_of(run)), Target("mean low", "low", []))
+
+
+def _kinds(methods: Iterable[str]) -> set[str]:
+    from workbench.repair.kinds import kind_of
+
+    return {kind_of(str(method)) for method in methods}
+
+
 def few_shot(run: RunRecord, table: pd.DataFrame) -> str:
-    """Say from how many examples on the gate is as good as with the most, and how far single draws spread."""
-    tier = target_tier(run) or "low"
-    gate = run.find("summary.gate") or str(table["method"].iloc[0])
-    rows = table[(table["method"] == gate) & (table["language"] == f"mean {tier}") & (table["statistic"] == "selectivity") & table["value"].notna()]
+    """Say from how many examples on the gate is as good as with the most, how far single draws spread, and what has no curve."""
+    from workbench.plots.few_shot import headline_of
+
+    target, gate = _leading(run), headline_of(table["method"].astype(str))
+    rows = table[(table["method"] == gate) & (table["language"] == target.place) & (table["statistic"] == "selectivity") & table["value"].notna()]
     if rows.empty:
         return "The gate has no curve in this run."
     rows = rows.sort_values("k")
@@ -38,9 +55,27 @@ def few_shot(run: RunRecord, table: pd.DataFrame) -> str:
     single = "" if spread.empty else _single(spread.iloc[0].to_dict())
     return (
         f"With k = {int(enough['k'])} the gate is within 2 points of what it reaches with k = {int(last['k'])} (selectivity "
-        f"{estimate(last.to_dict())}, {tier} tier, score split, up to {int(rows['draws'].max())} draws of examples from the fit split){single}. "
-        f"What needs no labels goes across. {_INTERVALS}"
+        f"{estimate(last.to_dict())}, {target.where}, score split, up to {int(rows['draws'].max())} draws of examples from the fit split){single}. "
+        f"{_unpriced(gate)}What needs no labels goes across. {_curveless(run, table)}{_INTERVALS}"
     )
+
+
+def _unpriced(gate: str) -> str:
+    """Say why the headline's price is not the one of the comparison."""
+    from workbench.repair.kinds import PRICED_AS_GIVEN
+
+    said = "The price of a miss is left as it is by default: choosing it takes labels of the select split, more than k. "
+    return said if gate == PRICED_AS_GIVEN else ""
+
+
+def _curveless(run: RunRecord, table: pd.DataFrame) -> str:
+    """Say why a rival that was compared has no curve."""
+    from workbench.repair.kinds import ADASTEER
+
+    rates = run.table("repair_rates")
+    if rates is None or ADASTEER not in set(rates["method"]) or ADASTEER in set(table["method"]):
+        return ""
+    return f"{ADASTEER} has no curve: it pushes each prompt by a strength of its own, so its replies are generated anew for each draw of examples. "
 
 
 def _single(row: dict) -> str:
@@ -50,15 +85,15 @@ def _single(row: dict) -> str:
 def strength(run: RunRecord, table: pd.DataFrame) -> str:
     """Say which strength was chosen and by what."""
     chosen = table.loc[table["chosen"].astype(bool), "strength"]
-    tier = target_tier(run) or "low"
+    target = _leading(run)
     if chosen.empty:
         return "No strength is marked as chosen."
     at = float(chosen.iloc[0])
-    here = table[(table["strength"] == at) & (table["language"] == f"mean {tier}") & (table["statistic"] == "selectivity") & table["value"].notna()]
+    here = table[(table["strength"] == at) & (table["language"] == target.place) & (table["statistic"] == "selectivity") & table["value"].notna()]
     told = listed(f"{row['method']} {estimate(row.to_dict())}" for _, row in here.iterrows())
     return (
         f"Strength {at:g} (gaps of the direction) was chosen for every method on the select split: the smallest at which true labels come close to "
-        f"their best. Selectivity there, {tier} tier: {told}. No number of this figure is from the score split."
+        f"their best. Selectivity there, {target.where}: {told}. No number of this figure is from the score split."
     )
 
 

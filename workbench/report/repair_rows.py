@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from workbench.repair.groups import REFERENCE, language_groups
 from workbench.report.language_table import FAIL, NONE, OK, UNSURE, Line
 from workbench.report.record import RunRecord
 from workbench.report.wording import interval, number
@@ -25,7 +26,7 @@ class Change:
 
 @dataclass(frozen=True)
 class RepairRow:
-    """One language, or the mean over a tier's languages."""
+    """One language, or the mean over a group of them."""
 
     language: str
     name: str
@@ -69,17 +70,29 @@ class Compared:
 
 
 def repair_rows(run: RunRecord) -> list[RepairRow]:
-    """Return the languages in the order of all figures, each tier followed by its mean; none where rates were not counted."""
+    """Return the languages in the order of all figures, each tier followed by its mean; none where rates were not counted.
+
+    Reference languages that share a tier with languages that are repaired stand before these, and their mean at the end.
+    """
     compared, rates = Compared.of(run), run.table("repair_rates")
     if compared is None or rates is None:
         return []
-    reference, out = set(run.reference), []
-    tiers = run.tiers
-    for tier in dict.fromkeys(tiers.values()):
-        tags = [tag for tag, one in tiers.items() if one == tier and (rates["language"] == tag).any()]
-        out += [_row(run, rates, compared, tag, run.name_of(tag), tier, tag in reference, mean=False) for tag in tags]
-        if len(tags) > 1 and (rates["language"] == f"mean {tier}").any():
-            out.append(_row(run, rates, compared, f"mean {tier}", "", tier, set(tags) <= reference, mean=True))
+    known = {tag: tier for tag, tier in run.tiers.items() if (rates["language"] == tag).any()}
+    reference, groups, out = set(run.reference), language_groups(known, run.reference), []
+    group_of = {tag: group for group, tags in groups.items() for tag in tags}
+
+    def mean(group: str, tier: str) -> None:
+        tags = groups[group]
+        if len(tags) > 1 and (rates["language"] == group).any():
+            out.append(_row(run, rates, compared, group, "", tier, set(tags) <= reference, mean=True))
+
+    for tier in dict.fromkeys(known.values()):
+        tags = [tag for tag, one in known.items() if one == tier]
+        for tag in sorted(tags, key=lambda tag: group_of[tag] != REFERENCE):  # a mean stands below its own languages
+            out.append(_row(run, rates, compared, tag, run.name_of(tag), tier, tag in reference, mean=False))
+        mean(f"mean {tier}", tier)
+    if REFERENCE in groups:
+        mean(REFERENCE, REFERENCE.removeprefix("mean "))
     return out
 
 
