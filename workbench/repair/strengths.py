@@ -6,7 +6,7 @@ choice favours one of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,6 +48,7 @@ def strength_by_method(
     examples: Draws,
     gates: Mapping[str, tuple[Gate, ThresholdPolicy | None]],
     *,
+    reference: Sequence[str] = (),
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -64,6 +65,8 @@ def strength_by_method(
         What the gates are recalibrated with; from the fit split, so that no prompt counted here was among them.
     gates : mapping of name to (gate, policy)
         Fitted on the source languages.
+    reference : sequence of str
+        Languages whose mean is told apart from that of the languages repaired.
 
     Returns
     -------
@@ -88,7 +91,7 @@ def strength_by_method(
     for strength, method, run in _cases(answered, found.table["strength"].tolist(), flagged, states.y, examples.k):
         runs[f"{method} at {strength:g}"] = run
         cases.append((method, strength))
-    resampler = Resampler(answered.prompts, runs, resamples=resamples, rng=np.random.default_rng(seed))
+    resampler = Resampler(answered.prompts, runs, resamples=resamples, rng=np.random.default_rng(seed), reference=reference)
     rows = []
     for (method, strength), (name, run) in zip(cases, runs.items(), strict=True):
         estimates = resampler.estimates(name)

@@ -21,7 +21,7 @@ from workbench.repair.contestants import Contestant, contestants, reader_of
 from workbench.repair.elsewhere import ElsewhereRates, elsewhere
 from workbench.repair.few_shot import KS, FewShot, few_shot
 from workbench.repair.gate import GateComparison
-from workbench.repair.kinds import GATE, PAPER, PRICED_AS_GIVEN
+from workbench.repair.kinds import GATE, PAPER, PRICED_AS_GIVEN, UNPRICED
 from workbench.repair.latency import latency
 from workbench.repair.methods import recalibrated
 from workbench.repair.replies import GateReplies
@@ -36,7 +36,6 @@ from workbench.runs.selected import Note, judged_under_edits
 
 #: Meanings per class and language that are timed.
 TIMED = 4
-UNPRICED = ", price not chosen"
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def gate_tables(
     ours, fitted = settings.ours, compared.methods[GATE].gate
     run.save("few_shot", _few_shot(settings, replies, protocol))
     run.save("repair_strength", strength_by_method(
-        replies.strength, ours.select, ours.examples, {GATE: compared.methods[GATE]}, seed=protocol.seed
+        replies.strength, ours.select, ours.examples, {GATE: compared.methods[GATE]}, reference=ours.source.languages, seed=protocol.seed
     ))  # fmt: skip
     run.save("gate_roc", gate_roc(fitted, compared.gate, ours.score, tiers))
     run.save("gate_scores", gate_scores(fitted, compared.gate, ours.score, tiers))
