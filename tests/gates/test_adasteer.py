@@ -194,3 +194,11 @@ def test_what_cannot_be_an_anchor_is_refused(source, refused):
         row_strengths(gate, source.X[:2], ["a", "a"])
     with pytest.raises(DataError, match="Did you mean 'refusal'"):
         row_strengths(gate, source, toward="refusing")
+
+
+def test_a_policy_may_be_given_by_name(data, source):
+    gate, few = AdaSteer().fit(source), data.select(languages="qac").draw(4, "qac", np.random.default_rng(0))
+    named, given = gate.recalibrate(few, policy="balanced_f1"), gate.recalibrate(few)
+    assert named.thresholds_ == given.thresholds_
+    with pytest.raises(DataError, match="shrinkge"):
+        gate.recalibrate(few, policy="shrinkge")

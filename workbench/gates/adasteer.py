@@ -22,7 +22,7 @@ from workbench.errors import DataError, did_you_mean
 from workbench.gates.adasteer_law import FittedRamp, Ramp, fit_ramp, position, released_law
 from workbench.gates.inputs import Rows
 from workbench.gates.policy import ThresholdPolicy
-from workbench.gates.protocol import UNKNOWN, Gate
+from workbench.gates.protocol import UNKNOWN, Gate, as_policy
 from workbench.gates.thresholds import BalancedF1
 
 #: Name of the anchors -> the group at 0 and the group at 100.
@@ -197,7 +197,7 @@ class AdaSteer(Gate):
         A policy without labels sets the threshold only; so do no examples at all.
         """
         check_is_fitted(self)
-        rule: ThresholdPolicy = BalancedF1() if policy is None else policy
+        rule: ThresholdPolicy = BalancedF1() if policy is None else as_policy(policy)
         tag, rows = self._examples(X, y, language, rule)
         found = copy.deepcopy(self)
         if self.adapt != "none" and rule.needs_labels and rows.y is not None and rows.y.any() and not rows.y.all():

@@ -103,8 +103,8 @@ class CostWeighted:
         if own and chosen in (0, len(candidates) - 1):
             what = "everything" if chosen == 0 else "nothing"
             caution = (
-                f"On these examples of {context.language!r} it is cheapest to flag nearly {what}. Draw more examples, or use "
-                "Shrinkage('balanced_accuracy'), which weighs them against what other languages show."
+                f"On these examples of {context.language!r} it is cheapest to flag nearly {what}. Draw other or more examples, or use "
+                "MomentMatching() on unlabelled prompts."
             )
         counted = f"{len(used.harmful)} harmful and {len(used.harmless)} harmless {'examples' if own else 'source scores'}"
         reason = f"expected cost {cost[chosen]:.3g} on {counted}"
