@@ -238,6 +238,29 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN"
     typer.echo(build_report(run))
 
 
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")],
+    second: Annotated[Path, typer.Argument(help="Run folder to compare with it.", metavar="RUN")],
+    out: Annotated[Path | None, typer.Option(help="The page; default compare.html in the second folder.", metavar="FILE.html")] = None,
+) -> None:
+    """Put two runs side by side: before and after a repair, or two models.
+
+    Example: workbench compare runs/before runs/after --out runs/compare.html
+    """
+    from rich.console import Console
+
+    from workbench.report.compare import compare_runs, compared, terminal_table
+
+    path = compare_runs(first, second, out)
+    found = compared(first, second)
+    console = Console()
+    console.print(terminal_table(found))
+    for sentence in found.shared:
+        typer.echo(sentence)
+    typer.echo(path)
+
+
 @organism_app.command("train")
 def organism_train(
     seed: Seed = 0,

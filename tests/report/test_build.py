@@ -7,16 +7,19 @@ import re
 import shutil
 
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from fake_run import fake_tables, write_fake_run
 
+from workbench import plots
 from workbench.errors import DataError
-from workbench.report import build_report
+from workbench.report import build_report, drawing
 from workbench.report.limits import ORGANISM
 from workbench.results import Result
 
-SMALL = dict(languages=8, layers=5, meanings=8)
-SLOW_TO_DRAW = ("clusters", "separation", "projections", "similarity", "language_track")
+SMALL = dict(languages=8, layers=4, meanings=8)
+SLOW_TO_DRAW = ("clusters", "separation", "projections", "similarity", "language_track", "restoration", "waterfall")
+FIGURES = 24
 
 
 def page_of(folder) -> str:
@@ -26,12 +29,21 @@ def page_of(folder) -> str:
 
 def without_plotly(report) -> str:
     page = report.read_text(encoding="utf-8")
-    start, end = page.index("<script>"), page.index("</script>")
-    return page[:start] + page[end:]
+    return re.sub(r"<script>(?:(?!</script>).)*plotly\.js v.*?</script>", "<script></script>", page, count=1, flags=re.S)
 
 
 def prose_of(page: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", re.sub(r"<script.*?</script>", " ", page, flags=re.S)).split())
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Word every caption and gap, and leave the drawing out: that takes a second per page."""
+    monkeypatch.setattr(drawing, "plotted", lambda *_: "")
+    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "/* plotly.js v0 */")
+    for name in plots.__all__:
+        if callable(getattr(plots, name)):
+            monkeypatch.setattr(plots, name, lambda *_, **__: go.Figure())
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +63,14 @@ def page(report):
 
 def test_the_report_draws_every_figure_and_gives_each_one_caption(page):
     names = re.findall(r'<figure data-figure="(\w+)"', page)
-    assert len(names) == len(set(names)) == 20
-    assert len(re.findall(r"<figcaption>[^<]+\.</figcaption>", page)) == 20
-    assert page.count('class="plotly-graph-div"') == 20
+    assert len(names) == len(set(names)) == FIGURES
+    assert len(re.findall(r"<figcaption>[^<]+\.</figcaption>", page)) == FIGURES
+    assert page.count('class="plotly-graph-div"') == FIGURES
 
 
 def test_each_figure_is_a_file_of_its_own_with_the_script_beside_it(run, report):
     files = sorted(p.name for p in (run / "figures").iterdir())
-    assert "plotly.min.js" in files and len([f for f in files if f.endswith(".html")]) == 20
+    assert "plotly.min.js" in files and len([f for f in files if f.endswith(".html")]) == FIGURES
     assert "https://cdn" not in (run / "figures" / "auroc_by_layer.html").read_text(encoding="utf-8")
 
 
@@ -108,32 +120,6 @@ def test_text_from_the_run_is_escaped(tmp_path):
     assert "&lt;script&gt;alert" in page
 
 
-def test_the_verdict_names_the_languages_whose_refusal_is_below_the_reference(tmp_path):
-    folder = write_fake_run(tmp_path, without=SLOW_TO_DRAW, **SMALL)
-    refusal = fake_tables(**SMALL)["refusal"].assign(validated=True)
-    Result(refusal).save(folder / "results" / "refusal.parquet")
-    rates = refusal.query("model == 'after' and statistic == 'harmful_refusal'").set_index("language")
-    floor = rates.loc[["qaa", "qab", "qac"], "low"].min()
-    below = sorted(rates.index[rates["high"] < floor])
-    assert 2 <= len(below) <= 5
-    said = f"below every reference language (qaa, qab and qac), with intervals apart, in {len(below)} of 5 other languages: "
-    assert said + ", ".join(below[:-1]) + f" and {below[-1]}." in prose_of(page_of(folder))
-
-
-def test_a_judge_that_was_not_validated_decides_no_verdict(page):
-    prose = prose_of(page)
-    assert "The judge of refusal was not validated in qad, qae, qaf, qag and qah (marked †), so its rates there decide nothing." in prose
-    assert "below every reference language (" not in prose
-
-
-def test_overlapping_intervals_make_no_claim(tmp_path):
-    folder = write_fake_run(tmp_path, without=SLOW_TO_DRAW, **SMALL)
-    refusal = fake_tables(**SMALL)["refusal"].assign(low=0.0, high=1.0, validated=True)
-    Result(refusal).save(folder / "results" / "refusal.parquet")
-    prose = prose_of(page_of(folder))
-    assert "In none of 5 other languages" in prose and "not evidence of equality" in prose
-
-
 def test_a_bottleneck_is_named_only_with_its_verdict(tmp_path, page):
     assert "2 (1 to 3)" in prose_of(page)
     folder = write_fake_run(tmp_path, without=SLOW_TO_DRAW, **SMALL)
@@ -145,7 +131,7 @@ def test_a_bottleneck_is_named_only_with_its_verdict(tmp_path, page):
     assert "bottleneck, layer" not in undecided_page
 
 
-def test_an_undefined_bottleneck_does_not_break_the_page(tmp_path):
+def test_an_undefined_bottleneck_does_not_break_the_page(tmp_path, undrawn):
     folder = write_fake_run(tmp_path, without=SLOW_TO_DRAW, **SMALL)
     nothing = fake_tables(**SMALL)["bottleneck"].assign(verdict="undefined", layer=float("nan"), low=float("nan"), high=float("nan"))
     Result(nothing).save(folder / "results" / "bottleneck.parquet")
@@ -171,32 +157,85 @@ def test_the_box_says_what_the_evidence_cannot_say(page, subject):
     assert f"<dt>{subject}</dt>" in box
 
 
-def test_an_organism_says_nothing_about_real_languages(tmp_path, page):
+def test_an_organism_says_nothing_about_real_languages(tmp_path, page, undrawn):
     assert ORGANISM in prose_of(page)
     assert ORGANISM not in prose_of(page_of(write_fake_run(tmp_path, organism=False, without=SLOW_TO_DRAW, **SMALL)))
 
 
-ALL = sorted(fake_tables(languages=3, layers=3, meanings=8))
+ALL = sorted(fake_tables(languages=4, layers=3, meanings=8))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_fake_run(tmp_path_factory.mktemp("tiny"), languages=4, layers=3, meanings=8)
+
+
+@pytest.fixture
+def copied(tiny, tmp_path, undrawn):
+    return shutil.copytree(tiny, tmp_path / "run")
 
 
 @pytest.mark.parametrize("missing", ALL)
-def test_a_missing_table_becomes_a_sentence(tmp_path, missing):
-    left_out = {missing, *(SLOW_TO_DRAW if missing not in SLOW_TO_DRAW else ())}
-    page = page_of(write_fake_run(tmp_path, without=tuple(left_out), languages=4, layers=3, meanings=8))
-    assert "Where the safety decision fails" in page
+def test_a_missing_table_becomes_a_sentence(copied, missing):
+    (copied / "results" / f"{missing}.parquet").unlink()
+    page = page_of(copied)
+    assert "Where the safety decision fails" in page and "Not told" not in page
+    assert ("This run holds no verdicts" in page) == (missing == "verdicts")
 
 
-def test_a_run_without_any_table_still_gives_a_page(tmp_path):
+@pytest.mark.parametrize("name", ALL)
+def test_a_table_that_lost_its_columns_is_a_gap_and_no_crash(copied, name):
+    path = copied / "results" / f"{name}.parquet"
+    table = Result.load(path).table
+    Result(table[[c for c in ("language", "tier") if c in table]].assign(other=1)).save(path)
+    assert "Where the safety decision fails" in prose_of(page_of(copied))
+
+
+@pytest.mark.parametrize("keep", [["language"], []])
+def test_tables_without_anything_known_leave_a_page_of_gaps(copied, keep):
+    for path in (copied / "results").glob("*.parquet"):
+        table = Result.load(path).table
+        Result(table[[c for c in keep if c in table]].assign(other=1)).save(path)
+    assert "Where the safety decision fails" in prose_of(page_of(copied))
+
+
+def test_tables_cut_short_are_gaps_that_are_named(copied):
+    for path in (copied / "results").glob("*.parquet"):
+        path.write_bytes(path.read_bytes()[:100])
+    prose = prose_of(page_of(copied))
+    assert all(f"{name}.parquet is damaged" in prose for name in ALL)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"reference": 7},
+        {"languages": ["qaa"]},
+        {"spec": "edited"},
+        {"spec": {"model": 3, "prompts": [1]}},
+        {"versions": "none"},
+        {"before": 5},
+        {"organism": "yes"},
+    ],
+)
+def test_a_manifest_edited_by_hand_still_gives_a_page_or_a_clear_error(copied, edit):
+    folder = copied
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    (folder / "manifest.json").write_text(json.dumps(manifest | edit), encoding="utf-8")
+    assert "Where the safety decision fails" in prose_of(page_of(folder))
+
+
+def test_a_run_without_any_table_still_gives_a_page(tmp_path, undrawn):
     page = page_of(write_fake_run(tmp_path, without=tuple(ALL)))
-    assert page.count("Not measured in this run") == 20
+    assert page.count("Not measured in this run") == FIGURES - 2  # the folded maps are of kinds that the table names
 
 
-def test_without_a_model_before_the_page_says_so(tmp_path):
+def test_without_a_model_before_the_page_says_so(tmp_path, undrawn):
     prose = prose_of(page_of(write_fake_run(tmp_path, without=SLOW_TO_DRAW, before=False, languages=4, layers=4, meanings=8)))
     assert "No model before alignment was given" in prose and "none given" in prose
 
 
-def test_an_unfinished_run_is_called_unfinished(tmp_path, page):
+def test_an_unfinished_run_is_called_unfinished(tmp_path, page, undrawn):
     assert "not finished" not in page
     folder = write_fake_run(tmp_path, without=SLOW_TO_DRAW, languages=4, layers=4, meanings=8)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -215,7 +254,7 @@ def test_a_broken_manifest_is_refused(tmp_path):
         build_report(tmp_path)
 
 
-def test_missing_values_are_dashes_not_nan(tmp_path):
+def test_missing_values_are_dashes_not_nan(tmp_path, undrawn):
     folder = write_fake_run(tmp_path, without=SLOW_TO_DRAW, **SMALL)
     tables = fake_tables(**SMALL)
     Result(tables["understanding"].assign(value=float("nan"), low=float("nan"), high=float("nan"), understood="not assessed")).save(

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from fake_geometry import fake_geometry
 from fake_steering import fake_steering
+from fake_verdicts import fake_verdicts
 
 from workbench.results import Result
 
@@ -273,7 +274,8 @@ def fake_tables(*, languages: int = 8, layers: int = 9, meanings: int = 24, befo
             )
     tables = {name: pd.DataFrame(rows) for name, rows in out.items()}
     tier_of = {tag: tier for tag, tier, _ in cells}
-    return tables | fake_geometry(tier_of, POSITIONS, layers, meanings, models, rng) | fake_steering(tier_of, POSITIONS, layers, meanings, rng)
+    geometry, steered = fake_geometry(tier_of, POSITIONS, layers, meanings, models, rng), fake_steering(tier_of, POSITIONS, layers, meanings, rng)
+    return tables | geometry | steered | fake_verdicts(tier_of, layers)
 
 
 def write_fake_run(folder: Path, *, without: tuple[str, ...] = (), organism: bool = True, **options: int | bool) -> Path:

@@ -16,6 +16,7 @@ from workbench.plots.nulls import auroc_with_nulls
 from workbench.plots.pca import clusters
 from workbench.plots.ranking import auroc_by_layer
 from workbench.plots.refusals import refusal_gap
+from workbench.plots.restoration import restoration
 from workbench.plots.retrieved import retrieval_by_layer
 from workbench.plots.ridges import projection_ridges
 from workbench.plots.roc import gate_roc
@@ -32,6 +33,7 @@ from workbench.plots.tokens import tokens_per_character
 from workbench.plots.transferred import gate_transfer
 from workbench.plots.understood import understanding
 from workbench.plots.variance import variance_shares
+from workbench.plots.waterfall import waterfall
 
 __all__ = [
     "TEMPLATE",
@@ -49,6 +51,7 @@ __all__ = [
     "language_track",
     "projection_ridges",
     "refusal_gap",
+    "restoration",
     "retrieval_by_layer",
     "selection_curves",
     "selectivity_by_method",
@@ -64,4 +67,5 @@ __all__ = [
     "tokens_per_character",
     "understanding",
     "variance_shares",
+    "waterfall",
 ]

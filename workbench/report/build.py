@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from workbench.report.drawing import write_whole
+from workbench.report.colours import dark_figures, tier_variables
+from workbench.report.datafiles import data_files
+from workbench.report.drawing import UNEXPECTED, write_whole
 from workbench.report.facts import doubtful, dropped, facts, provenance
-from workbench.report.language_table import MARGIN, language_rows, verdict
+from workbench.report.hypotheses import COLUMNS, tested
+from workbench.report.language_table import language_rows
 from workbench.report.limits import limits
+from workbench.report.method import method
 from workbench.report.record import RunRecord
 from workbench.report.repair import repair_of
 from workbench.report.sections import diagnosis_sections
+from workbench.report.verdict_table import STAGE_SCORES, verdict_rows, verdict_sentences
+
+log = logging.getLogger(__name__)
 
 
 def build_report(run_folder: str | Path) -> Path:
@@ -21,7 +31,7 @@ def build_report(run_folder: str | Path) -> Path:
     ----------
     run_folder : path
         What ``diagnose`` or a repair by a gate wrote; a repair in the folder ``repair/`` of a diagnosis becomes a section of its page. Only
-        ``manifest.json``, ``summary.json`` and ``results/*.parquet`` are read; a missing table of a diagnosis becomes a sentence that says so.
+        ``manifest.json``, ``summary.json`` and ``results/*.parquet`` are read; a missing or damaged table becomes a sentence that says so.
 
     Returns
     -------
@@ -33,35 +43,72 @@ def build_report(run_folder: str | Path) -> Path:
     DataError
         If the folder holds no run.
     """
+    from plotly.offline import get_plotlyjs
+
+    run = RunRecord.read(run_folder)
+    write_whole(run.folder / "figures" / "plotly.min.js", get_plotlyjs())
+    page = rendered("template.html", **_content(run))
+    path = run.folder / "report.html"
+    write_whole(path, page)
+    return path
+
+
+def rendered(name: str, **content: Any) -> str:
+    """Fill a template of this package; style, scripts and plotly are put into the page, everything else is escaped."""
     import jinja2
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    from workbench.plots.style import TIER_COLOURS
-
-    run = RunRecord.read(run_folder)
-    write_whole(run.folder / "figures" / "plotly.min.js", get_plotlyjs())
-    rows = [] if run.is_repair else language_rows(run)
-    repair = repair_of(run)
-    sections = [] if run.is_repair else diagnosis_sections(run)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(resources.files("workbench.report").joinpath("template.html").read_text(encoding="utf-8"))
-    page = template.render(
-        run=run,
-        facts=facts(run),
-        rows=rows,
-        verdict=[] if run.is_repair else verdict(run, rows),
-        sections=[*sections, *([repair.section] if repair else [])],
-        repair=repair,
-        dropped=dropped(run),
-        limits=limits(run),
-        provenance=provenance(run),
-        tier_colours=dict(TIER_COLOURS),
-        doubtful=doubtful(run),
-        margin=MARGIN,
-        unfinished=run.find("manifest.status") != "finished",
-        plotly_js=Markup(get_plotlyjs()),
+    files = resources.files("workbench.report")
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(lambda one: files.joinpath(one).read_text(encoding="utf-8")),
     )
-    path = run.folder / "report.html"
-    write_whole(path, page)
-    return path
+    style = jinja2.Template(files.joinpath("page.css").read_text(encoding="utf-8")).render(
+        tier_light=tier_variables(), tier_dark=tier_variables(dark=True), dark_figures=dark_figures()
+    )
+    page_js = files.joinpath("page.js").read_text(encoding="utf-8")
+    return environment.get_template(name).render(style=Markup(style), page_js=Markup(page_js), plotly_js=Markup(get_plotlyjs()), **content)
+
+
+def _content(run: RunRecord) -> dict[str, Any]:
+    """Gather what the page says; what a table edited by hand does not give is a gap that the page names."""
+    problems = [f"Not read: {why}" for record in (run, run.repair) if record is not None for why in record.broken.values()]
+
+    def told(what: str, make: Callable[[], list[Any]]) -> list[Any]:
+        try:
+            return make()
+        except UNEXPECTED as error:  # a DataError is a ValueError
+            log.warning("%s: %r", what, error)
+            problems.append(
+                f"Not told: {what}, since a table is not as this version writes it ({type(error).__name__}: {' '.join(str(error).split())[:200]})."
+            )
+            return []
+
+    verdicts = told("the verdicts", lambda: [] if run.is_repair else verdict_rows(run))
+    sections = told("the sections", lambda: [] if run.is_repair else diagnosis_sections(run))
+    repair = next(iter(told("the repair", lambda: [repair_of(run)])), None)
+    return {
+        "run": run,
+        "facts": told("the facts", lambda: facts(run)),
+        "verdicts": verdicts,
+        "verdict": told("the verdicts in words", lambda: [] if run.is_repair else verdict_sentences(run, verdicts)),
+        "stage_names": list(STAGE_SCORES),
+        "hypotheses": told("the hypotheses", lambda: [] if run.is_repair else tested(run)),
+        "hypothesis_columns": COLUMNS,
+        "rows": told("what was measured per language", lambda: [] if run.is_repair else language_rows(run)),
+        "sections": [*sections, *([repair.section] if repair else [])],
+        "repair": repair,
+        "dropped": told("what was left out", lambda: dropped(run)),
+        "limits": told("the limits", lambda: limits(run)),
+        "method": told("the method", lambda: method(run)),
+        "provenance": provenance(run),
+        "files": data_files(run),
+        "tags": run.tiers,
+        "doubtful": told("where the judge was validated", lambda: doubtful(run)),
+        "unfinished": run.find("manifest.status") != "finished",
+        "problems": problems,
+    }

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from workbench.errors import DataError, writing
+from workbench.report.filtering import tag_languages
 from workbench.report.parts import Figure
 from workbench.report.record import RunRecord
 
 log = logging.getLogger(__name__)
 
 _CONFIG = {"displaylogo": False, "responsive": True}
+#: What a table that was edited by hand, or written by another version, makes the code that reads it raise.
+UNEXPECTED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+
+
+def unlike(what: str, error: Exception) -> str:
+    """Say that a table is not as it was written."""
+    told = " ".join(str(error).split())[:200]
+    return f"results/{what}.parquet is not as this version writes it ({type(error).__name__}: {told}). Run the same command again into a new folder."
 
 
 def figure(
@@ -29,8 +38,6 @@ def figure(
     into: Path | None = None,
 ) -> Figure:
     """Draw one figure, save it on its own in ``into`` (default the run's folder), and return it for the page; without its table, say so."""
-    from markupsafe import Markup
-
     table = run.table(needs, model=model)
     if table is None:
         return Figure(name, missing=f"Not measured in this run: there is no table “{needs}”.")
@@ -39,9 +46,20 @@ def figure(
     except DataError as error:
         log.warning("figure %s was not drawn: %s", name, error)
         return Figure(name, missing=f"Not drawn: {error}")
-    html = drawn.to_html(full_html=False, include_plotlyjs=False, div_id=f"fig-{name}", auto_play=False, config=_CONFIG)
+    except UNEXPECTED as error:
+        log.warning("figure %s was not drawn: %r", name, error)
+        return Figure(name, missing=f"Not drawn: {unlike(needs, error)}")
+    html = plotted(drawn, name, list(run.tiers))
     _alone((into or run.folder) / "figures" / f"{name}.html", drawn.layout.title.text or name, html)
-    return Figure(name, Markup(html), sentence)
+    return Figure(name, html, sentence)
+
+
+def plotted(drawn: Any, name: str, languages: Sequence[str]) -> str:
+    """Return a figure as markup for a page that has plotly's script, marked for the page's language filter."""
+    from markupsafe import Markup
+
+    tag_languages(drawn, languages)
+    return Markup(drawn.to_html(full_html=False, include_plotlyjs=False, div_id=f"fig-{name}", auto_play=False, config=_CONFIG))
 
 
 def _alone(path: Path, title: str, html: str) -> None:

@@ -4,6 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+OK, FAIL, UNSURE, NONE = "ok", "fail", "unsure", "none"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One number in a cell of a table: what it is, its interval, a label below it, and whether it is marked."""
+
+    value: str
+    interval: str = ""
+    label: str = ""
+    state: str = NONE
+    note: str = ""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -27,7 +40,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """One stage of the diagnosis, or the geometry."""
+    """One stage of the diagnosis, or the geometry; ``more`` are figures folded away under ``more_title``."""
 
     id: str
     title: str
@@ -35,3 +48,5 @@ class Section:
     figures: list[Figure] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    more: list[Figure] = field(default_factory=list)
+    more_title: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class RunRecord:
         Every ``results/*.parquet``, by name.
     repair : RunRecord, optional
         The repair by a gate that belongs to a diagnosis: the run in its folder ``repair/``.
+    broken : dict of str to str
+        What could not be read, by name, and why: a damaged table is a gap of the report, not its end.
     """
 
     folder: Path
@@ -37,6 +39,7 @@ class RunRecord:
     summary: dict[str, Any]
     results: dict[str, Result]
     repair: RunRecord | None = None
+    broken: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: str | Path) -> RunRecord:
@@ -45,13 +48,19 @@ class RunRecord:
         Raises
         ------
         DataError
-            If there is no manifest, or one of the files is broken.
+            If there is no manifest, or it or the summary is broken.
         """
         folder = Path(folder)
         if not (folder / "manifest.json").exists():
             raise DataError(f"{folder} is no run folder: it has no manifest.json. Give the folder that `workbench diagnose --out` wrote.")
-        results = {path.stem: Result.load(path) for path in sorted((folder / "results").glob("*.parquet"))}
-        found = cls(folder, _json(folder / "manifest.json"), _json(folder / "summary.json"), results)
+        results: dict[str, Result] = {}
+        broken: dict[str, str] = {}
+        for path in sorted((folder / "results").glob("*.parquet")):
+            try:
+                results[path.stem] = Result.load(path)
+            except DataError as error:
+                broken[path.stem] = str(error)
+        found = cls(folder, _json(folder / "manifest.json"), _json(folder / "summary.json"), results, broken=broken)
         if found.is_repair or not (folder / NESTED / "manifest.json").exists():
             return found
         nested = cls.read(folder / NESTED)
@@ -118,20 +127,22 @@ class RunRecord:
         parts = []
         for result in self.results.values():
             if {"language", "tier"} <= set(result.table.columns):
-                parts.append(result.table[["language", "tier"]].drop_duplicates())
+                parts.append(result.table.loc[result.table["language"].notna(), ["language", "tier"]].astype(object).drop_duplicates())
         if not parts:
             return {}
         table = pd.concat(parts, ignore_index=True)
-        table["tier"] = table["tier"].astype(object).where(table["tier"].notna(), "unknown")
-        pooled = (table["language"] == "all") | table["language"].astype(str).str.startswith("mean ")  # these are no languages
+        table["tier"] = table["tier"].where(table["tier"].notna(), "unknown").astype(str)
+        table["language"] = table["language"].astype(str)
+        pooled = (table["language"] == "all") | table["language"].str.startswith("mean ")  # these are no languages
         return languages_of(table[~pooled])
 
     def name_of(self, language: str) -> str:
         """Return a language's name where the run or the language table knows one, else ``""``."""
         from workbench.prompts.languages import name_of
 
-        entry = (self.find("manifest.languages") or {}).get(language, {})
-        name = str(entry.get("name") or name_of(language))
+        known = self.find("manifest.languages")
+        entry = known.get(language) if isinstance(known, dict) else None
+        name = str((entry.get("name") if isinstance(entry, dict) else None) or name_of(language))
         return "" if name == language else name
 
 

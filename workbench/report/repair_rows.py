@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from workbench.repair.groups import REFERENCE, language_groups
-from workbench.report.language_table import FAIL, NONE, OK, UNSURE, Line
+from workbench.report.parts import FAIL, NONE, OK, UNSURE, Line
 from workbench.report.record import RunRecord
 from workbench.report.wording import interval, number
 

@@ -1,4 +1,4 @@
-"""The sections of a diagnosis: the stages from left to right, then directions and edits, geometry, and alignment."""
+"""The sections of a diagnosis: the stages from left to right, what would restore refusal, directions and edits, geometry, alignment."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.report import captions, drawing, geometry_captions, steering_captions
+from workbench.report import captions, cause_captions, drawing, geometry_captions, steering_captions
 from workbench.report.parts import Figure, Section
 from workbench.report.record import RunRecord
 from workbench.report.small_tables import bits_per_byte, bottlenecks, reply_forms
+from workbench.report.verdict_table import stage_note
 
 
 def diagnosis_sections(run: RunRecord) -> list[Section]:
@@ -36,6 +37,7 @@ def diagnosis_sections(run: RunRecord) -> list[Section]:
                 figure("tokens_per_character", "tokens_per_character", plots.tokens_per_character, captions.tokens_per_character),
             ],
             bits_per_byte(run),
+            stage_note(run, "understood"),
         ),
         Section(
             "represented",
@@ -45,6 +47,7 @@ def diagnosis_sections(run: RunRecord) -> list[Section]:
                 figure("auroc_by_layer", "auroc", lambda t: plots.auroc_by_layer(t, refusal=refusal), captions.auroc),
                 figure("auroc_with_nulls", "harm_represented", plots.auroc_with_nulls, captions.nulls),
             ],
+            notes=stage_note(run, "represented"),
         ),
         Section(
             "calibrated",
@@ -54,11 +57,12 @@ def diagnosis_sections(run: RunRecord) -> list[Section]:
                 figure("projection_ridges", "projections", lambda t: plots.projection_ridges(t, thresholds=thresholds), captions.projections),
                 figure("threshold_transfer", "thresholds", plots.threshold_transfer, captions.thresholds),
             ],
+            notes=stage_note(run, "calibrated"),
         ),
         Section(
             "behaviour",
-            "Behaviour",
-            "Does the model refuse what it should, and only that?",
+            "Actuated and expressed",
+            "Does the decision reach the reply: does the model refuse what it should, only that, and in the right form?",
             [
                 figure(
                     "refusal_gap",
@@ -69,7 +73,9 @@ def diagnosis_sections(run: RunRecord) -> list[Section]:
                 )
             ],
             reply_forms(run),
+            [*stage_note(run, "actuated"), *stage_note(run, "expressed")],
         ),
+        _cause(run, figure),
         Section(
             "steering",
             "Directions and edits",
@@ -123,6 +129,31 @@ def diagnosis_sections(run: RunRecord) -> list[Section]:
             notes=[] if run.before else ["No model before alignment was given (--before), so nothing is compared with one."],
         ),
     ]
+
+
+def _cause(run: RunRecord, figure: Callable[..., Figure]) -> Section:
+    """What would bring refusal back: from outside, step by step, and from a twin's state, layer by layer."""
+    from workbench import plots
+
+    def exchanged(kind: str) -> Figure:
+        return figure(
+            f"restoration_{kind}",
+            "restoration",
+            lambda _: plots.restoration(run.results["restoration"], kind=kind),
+            lambda r, t: cause_captions.restoration(r, t, kind),
+        )
+
+    table = run.table("restoration")
+    known = [] if table is None or "kind" not in table else list(dict.fromkeys(table["kind"]))
+    return Section(
+        "cause",
+        "What would restore it",
+        "Which step from the model's own decision to the truth brings refusal back, and at which layer does a prompt lack what its twin has?",
+        [figure("waterfall", "waterfall", plots.waterfall, cause_captions.waterfall), exchanged("harm_coordinate")],
+        cause_captions.shapley(run),
+        more=[exchanged(kind) for kind in ("refusal_coordinate", "state") if kind in known],
+        more_title="The same for the refusal coordinate and the whole state",
+    )
 
 
 def _change(run: RunRecord, figure: Callable[..., Figure]) -> list[Figure]:

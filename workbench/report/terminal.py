@@ -10,14 +10,15 @@ from rich.table import Table
 from workbench.report.language_table import language_rows, not_validated
 from workbench.report.record import RunRecord
 from workbench.report.repair_rows import repair_rows
+from workbench.report.verdict_table import STAGE_SCORES, verdict_rows
 from workbench.report.wording import number
 
-_MARKS = {"fail": " x", "unsure": " ?"}
-_LOOK: dict[str, Any] = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 0, 0, 1)}
+_MARKS = {"ok": "", "fail": " x", "unsure": " ?"}
+LOOK: dict[str, Any] = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 0, 0, 1)}
 
 
 def figures(run: RunRecord) -> list[Table]:
-    """Return the measured figures per language, and the bottleneck verdicts; of a repair by a gate, what it repairs."""
+    """Return the verdicts, the measured figures per language, and the bottleneck; of a repair by a gate, what it repairs."""
     if run.is_repair:
         return [_repaired(run)]
     columns = {
@@ -30,8 +31,8 @@ def figures(run: RunRecord) -> list[Table]:
         "selectivity": "selec-\ntivity",
     }
     title = f"{run.model}: a controlled model with invented languages" if run.is_organism else run.model
-    caption = "Two lines in a cell: t_inst, t_post_inst. Refusal in %. x marked, ? undecided. The report has the intervals."
-    languages = Table(title=title, caption=caption, **_LOOK)
+    caption = "Two lines in a cell: t_inst, t_post_inst. Refusal in %. The report has the intervals."
+    languages = Table(title=title, caption=caption, **LOOK)
     languages.add_column("language", no_wrap=True)
     for name in columns.values():
         languages.add_column(name, justify="right")
@@ -40,16 +41,16 @@ def figures(run: RunRecord) -> list[Table]:
         for stage in columns:
             lines = getattr(row, stage)
             shown = [f"{line.interval.split(' ')[0]}\n{line.value}".strip() if stage == "understood" else line.value for line in lines]
-            marks = [_MARKS.get(line.state, "") for line in lines]
-            cells.append("\n".join(f"{text}{mark}" for text, mark in zip(shown, marks, strict=True)) or "-")
+            cells.append("\n".join(shown) or "-")
         languages.add_row(f"{row.language} ({row.tier})", *cells)
     languages.add_section()
     for tier, means in _tier_means(run).items():
         languages.add_row(f"mean, {tier}", *(means[stage] for stage in columns))
-    tables = [languages] if run.repair is None else [languages, _repaired(run.repair)]
+    decided = _verdicts(run)
+    tables = [*decided, languages] if run.repair is None else [*decided, languages, _repaired(run.repair)]
     found = run.table("bottleneck", model=None)
     if found is not None:
-        bottleneck = Table(title="semantic bottleneck", **_LOOK)
+        bottleneck = Table(title="semantic bottleneck", **LOOK)
         for name in ("model", "position", "verdict", "layer"):
             bottleneck.add_column(name)
         for _, row in found.iterrows():
@@ -63,11 +64,29 @@ def figures(run: RunRecord) -> list[Table]:
     return tables
 
 
+def _verdicts(run: RunRecord) -> list[Table]:
+    """Return the verdict per language with what each stage scored; nothing for a run without verdicts."""
+    rows = verdict_rows(run)
+    if not rows:
+        return []
+    caption = "x: the criterion is shown not to be met, ? open, - not assessed. Why: in the report."
+    table = Table(title=f"where the safety decision fails, {run.model}", caption=caption, **LOOK)
+    for name in ("language", "verdict"):
+        table.add_column(name, no_wrap=True)
+    for name in ("gap,\npoints", *(f"{stage[:-4]}-\n{stage[-4:]}" for stage in STAGE_SCORES)):
+        table.add_column(name, justify="right")
+    for row in rows:
+        verdict = f"{row.verdict}, {row.subtype}" if row.subtype else row.verdict
+        cells = ["-" if line.state == "none" else f"{line.value}{_MARKS[line.state]}" for line in row.stages.values()]
+        table.add_row(f"{row.language} ({row.tier})", verdict, row.gap.value, *cells)
+    return [table]
+
+
 def _repaired(run: RunRecord) -> Table:
     """Return the rates without and with a gate, per language and as means over tiers."""
     title = f"{run.model}: a controlled model with invented languages" if run.is_organism else run.model
     caption = "Without -> with the gate, in %; selectivity in points. Oracle: true labels decide. The report has the intervals, rivals and controls."
-    table = Table(title=f"repair by a gate, {title}", caption=caption, **_LOOK)
+    table = Table(title=f"repair by a gate, {title}", caption=caption, **LOOK)
     table.add_column("language", no_wrap=True)
     for name in ("harmful\nrefused", "harmless\nrefused", "answered\nright", "selec-\ntivity", "gain", "oracle"):
         table.add_column(name, justify="right")
