@@ -111,7 +111,7 @@
     });
     say();
     control(plot, label, range).append(shown);
-    return { "sliders[0].visible": false };
+    return { "sliders[0].visible": false, "margin.b": Math.max((plot.layout.margin || {}).b || 0, 72) };  // the slider left room for axis titles
   }
   function menu(plot, given, i) {
     const select = document.createElement("select");
