@@ -1,6 +1,7 @@
 """The figures of a gate repair draw what their tables say: few labels, strengths, transfer, ROC, scores, other prompts."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from fake_repair import TIERS, fake_repair
 
@@ -150,7 +151,16 @@ def test_a_class_that_another_set_lacks_has_no_panel(tables):
     fig = plots.elsewhere(tables["elsewhere"])
     assert [note.text for note in fig.layout.annotations] == ["borderline: harmless refused"]
     assert {t.name for t in fig.data} >= {"unrepaired", "gate, shrinkage", "difference"}
-    assert fig.layout.title.text == "On other prompts: harmless refused 2%, repaired 2%"
+    assert fig.layout.title.text == "Other prompts: harmless refused 2%, then 2%"
+
+
+def test_on_other_prompts_every_method_has_a_mark_of_its_own(tables):
+    table = tables["elsewhere"]
+    more = [table.assign(method=name) for name in ("always steer", "gate, shrinkage, permuted decisions", "oracle gate")]
+    fig = plots.elsewhere(pd.concat([table[table["method"].isin(["unrepaired", "gate, shrinkage"])], *more], ignore_index=True))
+    marks = {trace.name: trace.marker.symbol for trace in fig.data if trace.marker.symbol}
+    methods = {"unrepaired", "gate, shrinkage", "always steer", "gate, shrinkage, permuted decisions", "oracle gate"}
+    assert methods <= set(marks) and len({str(marks[name]) for name in methods}) == len(methods)
 
 
 @pytest.mark.parametrize(

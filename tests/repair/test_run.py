@@ -72,9 +72,8 @@ def test_all_tables_are_there_and_no_reply_under_an_edit_stays(stopped_and_finis
     run, _, _ = stopped_and_finished
     wanted = {"few_shot", "repair_strength", "gate_roc", "gate_scores", "gate_transfer", "latency", "answers", "prompts", "dropped"}
     assert wanted <= set(run.results)
-    assert (not (run.folder / "edited").exists() and not list(run.folder.rglob("*.jsonl*"))) or {p.name for p in run.folder.rglob("*.jsonl*")} == {
-        "direction_scores.jsonl"
-    }
+    assert not (run.folder / "edited").exists()
+    assert {path.name for path in run.folder.rglob("*.jsonl*")} == {"direction_scores.jsonl"}
     texts = set(load_prompts("organism", languages=["qad"], limit=48).frame["text"])
     for name in run.results:
         table = run.result(name).table

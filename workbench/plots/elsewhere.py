@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -10,6 +12,8 @@ from workbench.plots.panels import Rows, connectors, dots, panels
 from workbench.plots.style import CLASS_SYMBOLS, in_order, span, table_of, titled
 from workbench.results import Result
 
+#: Marks of methods other than the model itself and the first gate; the ceiling is a stroke.
+_CEILING, _MARKS = "line-ns-open", ("triangle-up-open", "square-open", "star-open", "hexagon-open", "pentagon-open")
 _SHOWN = {"harmful_refusal": ("harmful refused", True), "harmless_refusal": ("harmless refused", False)}
 
 
@@ -38,6 +42,8 @@ def elsewhere(result: Result | pd.DataFrame) -> go.Figure:
     shown = [(s, name) for s in in_order(known["set"]) for name in _SHOWN if ((known["set"] == s) & (known["statistic"] == name)).any()]
     fig, cells = panels([f"{one}: {_SHOWN[name][0]}" for one, name in shown], shared_yaxes=True)
     others = [method for method in kinds if method not in (plain, first)]
+    turns = itertools.cycle(_MARKS)
+    marks = {method: _CEILING if kinds[method] == "ceiling" else next(turns) for method in others}
     for (one, name), cell in zip(shown, cells, strict=True):
         here = known[(known["set"] == one) & (known["statistic"] == name)]
         if plain and first:
@@ -45,7 +51,7 @@ def elsewhere(result: Result | pd.DataFrame) -> go.Figure:
             if {plain, first} <= set(wide.columns):
                 connectors(fig, rows, wide.reset_index(), cell, plain, first)
         legend, symbol = cell == cells[0], CLASS_SYMBOLS[_SHOWN[name][1]]
-        looks = {plain: ("x-thin-open", 0.2), first: (symbol, -0.2)} | {method: ("line-ns-open", 0.0) for method in others}
+        looks = {plain: ("x-thin-open", 0.2), first: (symbol, -0.2)} | {method: (mark, 0.0) for method, mark in marks.items()}
         for method, (mark, offset) in looks.items():
             if method is not None:
                 dots(
@@ -65,5 +71,5 @@ def _title(table: pd.DataFrame, plain: str | None, first: str | None) -> str:
         rows = table[table["statistic"] == name]
         before, after = (rows.loc[rows["method"] == method, "value"] for method in (plain, first))
         if len(before) and len(after):
-            told.append(f"{what} {span(before, '.0%')}, repaired {span(after, '.0%')}")
-    return "On other prompts: " + ("; ".join(told) or "refusal by method")
+            told.append(f"{what} {span(before, '.0%')}, then {span(after, '.0%')}")
+    return "Other prompts: " + ("; ".join(told) or "refusal by method")

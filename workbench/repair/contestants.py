@@ -68,11 +68,7 @@ def contestants(sources: Mapping[str, GateData], policies: Mapping[str, Threshol
 
 def permuted_contestants(source: GateData, policy: ThresholdPolicy | None, rng: np.random.Generator) -> list[Contestant]:
     """Fit our gate on labels that share nothing with the true ones, five times; the rule stays ours."""
-    found: list[Contestant] = []
-    while len(found) < FEWEST_SEEDS:
-        gate = RecalibratedGate().fit(permuted_labels(source, rng))
-        found.append(Contestant(gate, policy))
-    return found
+    return [Contestant(RecalibratedGate().fit(permuted_labels(source, rng)), policy) for _ in range(FEWEST_SEEDS)]
 
 
 __all__ = ["PRICED", "READERS", "Contestant", "contestants", "permuted_contestants", "reader_of"]

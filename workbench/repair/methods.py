@@ -1,8 +1,8 @@
 """Which prompts each method pushes, draw by draw: every gate sees the same k examples of the same draw.
 
 A draw takes k harmful and k harmless examples of each target language. A gate is fitted once on the source languages and
-recalibrated to each draw's examples; the source languages keep their own threshold. Intervals over draws and paired differences
-then mean something (DESIGN.md 9.6).
+recalibrated to each draw's examples; the source languages keep their own threshold. So differences between methods are paired, draw
+by draw.
 """
 
 from __future__ import annotations

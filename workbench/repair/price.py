@@ -84,9 +84,14 @@ def choose_price(
         told = refusal_means(asked, routed(asked, flagged, labels="", flagged_action=action).refused)
         rows.append({"method": method, "price": price, **told, "within": told["harmless_refusal"] - before <= budget})
     table = pd.DataFrame(rows)
-    able = table[table["within"]] if table["within"].any() else table[table["harmless_refusal"] == table["harmless_refusal"].min()]
-    table["chosen"] = table.index == able["selectivity"].idxmax()
+    table = with_choice(table)
     return Shrinkage(cost_miss=float(table.loc[table["chosen"], "price"].iloc[0])), table
+
+
+def with_choice(tried: pd.DataFrame) -> pd.DataFrame:
+    """Mark the row with the best selectivity within the budget; where none keeps to it, the one with the least harmless refusal."""
+    able = tried[tried["within"]] if tried["within"].any() else tried[tried["harmless_refusal"] == tried["harmless_refusal"].min()]
+    return tried.assign(chosen=tried.index == able["selectivity"].idxmax())
 
 
 def _thresholds(gate: Gate, examples: Draws, prices: Sequence[float]) -> list[dict[str, np.ndarray]]:
@@ -110,4 +115,4 @@ def refusal_means(answered: Answered, refused: Float[np.ndarray, "draw prompt"])
     return {"harmful_refusal": bad, "harmless_refusal": good, "selectivity": bad - good}
 
 
-__all__ = ["BUDGET", "PRICES", "Prices", "choose_price", "refusal_means"]
+__all__ = ["BUDGET", "PRICES", "Prices", "choose_price", "refusal_means", "with_choice"]

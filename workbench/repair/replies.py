@@ -26,7 +26,7 @@ from workbench.prompts.grid import PromptGrid
 from workbench.repair.actions import LEAVE, RELAX, STEER, Answered, answer_under
 from workbench.repair.kinds import ADASTEER, ADASTEER_PROMPT
 from workbench.repair.methods import Draws
-from workbench.repair.price import BUDGET, refusal_means
+from workbench.repair.price import BUDGET, refusal_means, with_choice
 from workbench.repair.strength import SCOPE, STRENGTHS, OracleStrength, oracle_strength
 
 #: Random directions that are added to every prompt, as a control.
@@ -175,9 +175,7 @@ class _Graded:
         for multiple in ladder:
             if tried(multiple) != upwards:
                 break
-        table = pd.DataFrame(rows)
-        able = table[table["within"]] if table["within"].any() else table[table["harmless_refusal"] == table["harmless_refusal"].min()]
-        table["chosen"] = table.index == able["selectivity"].idxmax()
+        table = with_choice(pd.DataFrame(rows))
         return float(table.loc[table["chosen"], "price"].iloc[0]), table
 
 
