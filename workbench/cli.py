@@ -111,6 +111,7 @@ def diagnose(
     null_seeds: Annotated[int, typer.Option(help="Untrained models that harm's AUROC must beat.", min=0)] = 3,
     steer: Annotated[int, typer.Option(help="Meanings per class and language answered under each edit; 0 acts on nothing.", min=0)] = 16,
     walk: Annotated[int, typer.Option(help="Meanings per class and language that the waterfall asks; 0 leaves it out.", min=0)] = 32,
+    quick: Annotated[bool, typer.Option("--quick", help="The verdicts and what they rest on; no geometry, no restoration map.")] = False,
     seed: Seed = 0,
     dtype: Dtype = None,
     device: Device = None,

@@ -45,8 +45,7 @@ def measure_geometry(
     DataFrame
         The bottleneck's verdicts, one row per model and position; none for a set whose languages share no meaning.
     """
-    left_out = [asked.dropped, measure.left_out_of_geometry(asked.grid, asked.part), measure.unlike_before(asked.after, asked.before)]
-    run.save("dropped", pd.concat([table for table in left_out if len(table)] or left_out[:1], ignore_index=True))
+    tell_what_is_left_out(run, asked)
     _classes(run, asked, acts, earlier, layers, seed)
     if asked.part is None:
         return pd.DataFrame(columns=[*Bottleneck.required, "model"])
@@ -58,6 +57,22 @@ def measure_geometry(
         _similarity(run, compared, models, untrained[0].isel(prompt=complete) if untrained else None, seed)
         _lens(run, asked.after, asked.part, compared, seed, progress)
     return bottleneck
+
+
+def measure_retrieval(run: Run, asked: Asked, acts: xr.Dataset, untrained: Sequence[xr.Dataset], seed: int) -> None:
+    """Measure and save the retrieval of translations alone: what "understood" is read from where a language has no answer key."""
+    if asked.part is None:
+        return
+    compared = [tag for tag in asked.reference if tag in asked.part.languages]
+    if compared:
+        complete = measure.rows_of(acts, asked.part)
+        _retrieval(run, compared, acts.isel(prompt=complete), untrained[0].isel(prompt=complete) if untrained else None, seed)
+
+
+def tell_what_is_left_out(run: Run, asked: Asked) -> None:
+    """Save the table of what the geometry leaves out."""
+    left_out = [asked.dropped, measure.left_out_of_geometry(asked.grid, asked.part), measure.unlike_before(asked.after, asked.before)]
+    run.save("dropped", pd.concat([table for table in left_out if len(table)] or left_out[:1], ignore_index=True))
 
 
 def _language_against_meaning(run: Run, models: Sequence[tuple[str, xr.Dataset]], seed: int) -> pd.DataFrame:
@@ -80,18 +95,29 @@ def _language_against_meaning(run: Run, models: Sequence[tuple[str, xr.Dataset]]
     return run.result("bottleneck").table
 
 
+def _retrieval(run: Run, compared: Sequence[str], acts: xr.Dataset, untrained: xr.Dataset | None, seed: int) -> None:
+    from workbench.geometry import retrieval
+
+    control = None if untrained is None else measure.scored_twice(untrained)
+    run.save("retrieval", retrieval(measure.scored_twice(acts), compared, control=control, rng=np.random.default_rng(seed)))
+
+
 def _similarity(run: Run, compared: Sequence[str], models: Sequence[tuple[str, xr.Dataset]], untrained: xr.Dataset | None, seed: int) -> None:
-    from workbench.geometry import retrieval, similarity
+    from workbench.geometry import similarity
 
     # nothing is fitted for retrieval, so the fit meanings may be scored: only those that choose the layer may not
     control = None if untrained is None else measure.scored_twice(untrained)
     tables = []
     for model, whole in models:
-        pairs = measure.scored_twice(whole)
         if model == "after":
-            run.save("retrieval", retrieval(pairs, compared, control=control, rng=np.random.default_rng(seed)))
+            _retrieval(run, compared, whole, untrained, seed)
         found = similarity(
-            pairs, compared, control=control if model == "after" else None, permutations=50, max_meanings=128, rng=np.random.default_rng(seed)
+            measure.scored_twice(whole),
+            compared,
+            control=control if model == "after" else None,
+            permutations=50,
+            max_meanings=128,
+            rng=np.random.default_rng(seed),
         )
         tables.append(found.table.assign(model=model))
     run.save("similarity", pd.concat(tables, ignore_index=True))

@@ -61,6 +61,7 @@ def measure_steering(
     *,
     n: int,
     new_tokens: int,
+    select_only: bool = False,
     seed: int,
     redact: bool,
     progress: bool,
@@ -78,13 +79,16 @@ def measure_steering(
         Languages whose judge cannot judge edited replies are left out, with a note.
     n : int
         Meanings per class and language that are answered under each edit; 0 acts on nothing.
+    select_only : bool
+        Choose the direction and leave the rest.
     """
     grid, chat = asked.grid, asked.after
     notes: list[tuple[str, str, int | None, str]] = []
     layers = shown_layers(chat.n_layers, ())
     # a note and no crash where something cannot be had: everything else of the run stands without it
     try:
-        run.save("direction_cosines", compare_directions(acts, grid.languages, layers=layers, rng=np.random.default_rng(seed)))
+        if not select_only:
+            run.save("direction_cosines", compare_directions(acts, grid.languages, layers=layers, rng=np.random.default_rng(seed)))
     except DataError as reason:
         notes.append(("directions", "all", None, f"not compared between languages: {reason}"))
     if not n:
@@ -96,9 +100,11 @@ def measure_steering(
         notes.append(("edits", "all", None, f"no direction was chosen: {reason}"))
         return Steering({}, pd.DataFrame(notes, columns=_COLUMNS))
     chosen, selection = found.direction, found.selection
+    told = {"position": selection.position, "layer": selection.layer, "criterion": found.criterion, "norm": chosen.norm}
+    if select_only:
+        return Steering(told, pd.DataFrame(notes, columns=_COLUMNS))
     controls = _controls(acts, chosen, asked.reference, seed)
     judged = judged_under_edits(judge, grid.languages, notes)
-    told = {"position": selection.position, "layer": selection.layer, "criterion": found.criterion, "norm": chosen.norm}
     if judged:
         try:
             told |= _act(run, asked, chosen, controls, judge, judged, notes, n=n, new_tokens=new_tokens, seed=seed, redact=redact, progress=progress)
