@@ -238,3 +238,13 @@ def test_loaded_models_are_taken_as_they_are_and_asked_with_one_template(request
         diagnose(**asked, dtype="float32", out=tmp_path / "other")
     with pytest.raises(ModelError, match=r"without a tokenizer\. Give load_model"):
         diagnose(**{**asked, "model": after.model}, out=tmp_path / "other")
+
+
+def test_a_quick_run_comes_to_the_same_stages_and_verdicts_with_less(run, request_of, tmp_path):
+    asked = {name: value for name, value in request_of.items() if name != "before"}
+    quick = diagnose(**asked, quick=True, out=tmp_path / "quick")
+    for table in ("hypotheses", "stages", "verdicts"):
+        pd.testing.assert_frame_equal(quick.result(table).table, run.result(table).table)
+    assert {"restoration", "silhouettes", "separation", "language_track"}.isdisjoint(quick.results)
+    assert quick.summary["bottleneck"]["verdict"] == "not assessed"
+    assert build_report(quick.folder).is_file()
