@@ -20,7 +20,7 @@ import torch
 from workbench.behavior import generate as generation
 from workbench.behavior.generate import generate, reply_to, stop_tokens
 from workbench.behavior.stops import Stops
-from workbench.errors import DataError, ModelCheckError, ModelError, StoreError, StoreMismatchError
+from workbench.errors import DataError, ModelCheckError, ModelError, PromptError, StoreError, StoreMismatchError
 from workbench.interventions import Ablate, Add
 from workbench.prompts import PromptGrid
 
@@ -374,3 +374,52 @@ def test_what_ends_replies_is_part_of_the_file(tiny_model, grid, tmp_path):
     for wrong in ("", 10**9, True, None):
         with pytest.raises(ModelError, match="expected texts of at least one character, or token ids"):
             generate(chat, grid, max_new_tokens=2, stop=[wrong], progress=False)
+
+
+# --- with tokens in front of the reply ------------------------------------------------------------------------------------
+
+
+def test_inserted_tokens_are_read_as_the_end_of_the_named_prompts_and_are_no_part_of_the_reply(tiny_model, grid):
+    chat = tiny_model("llama")
+    first, second = grid.frame["prompt_id"][:2]
+    insert = {first: (40, 41, 42), second: (50,)}
+    together = generate(chat, grid, max_new_tokens=5, insert=insert, progress=False)
+    for row, tokens in zip(together.itertuples(), chat.tokenise(TEXTS), strict=True):
+        new = argmax_reply(chat, (*tokens.ids, *insert.get(row.prompt_id, ())), 5)
+        assert row.reply == chat.tokenizer.decode(new, skip_special_tokens=True).strip()
+    pd.testing.assert_frame_equal(generate(chat, grid, max_new_tokens=5, insert=insert, token_budget=1, progress=False), together)
+    assert list(together["reply"]) != list(generate(chat, grid, max_new_tokens=5, progress=False)["reply"]), "the insertion must matter"
+
+
+def test_replies_with_and_without_inserted_tokens_do_not_share_a_file(tiny_model, grid, tmp_path):
+    chat, out = tiny_model("llama"), tmp_path / "replies.jsonl"
+    names = list(grid.frame["prompt_id"])
+    generate(chat, grid, max_new_tokens=1, out=out, insert={names[0]: [40]}, progress=False)
+    header = json.loads(out.read_text(encoding="utf-8").splitlines()[0])
+    assert header["insert"]["prompts"] == 1 and len(header["insert"]["sha256"]) == 16
+    generate(chat, grid, max_new_tokens=1, out=out, insert={names[0]: (40,)}, progress=False)
+    for other in (None, {}, {names[0]: [41]}, {names[1]: [40]}):
+        with pytest.raises(StoreMismatchError, match="insert was"):
+            generate(chat, grid, max_new_tokens=1, out=out, insert=other, progress=False)
+
+
+def test_a_file_from_before_tokens_could_be_inserted_is_still_continued(tiny_model, grid, tmp_path):
+    chat, out = tiny_model("llama"), tmp_path / "replies.jsonl"
+    whole = generate(chat, grid, max_new_tokens=1, out=out, progress=False)
+    lines = out.read_text(encoding="utf-8").splitlines()
+    header = {key: value for key, value in json.loads(lines[0]).items() if key != "insert"}
+    out.write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n", encoding="utf-8")
+    pd.testing.assert_frame_equal(generate(chat, grid, max_new_tokens=1, out=out, progress=False), whole)
+
+
+@pytest.mark.parametrize(
+    ("insert", "error", "told"),
+    [
+        ({"m9:en": [4]}, PromptError, "1 prompts that are not in the grid .first: 'm9:en'"),
+        ({"m0:en": [100_000]}, ModelError, "m0:en: the inserted token 100000 is outside the vocabulary"),
+        ({"m0:en": list(range(4, 104)) * 5}, ModelError, "m0:en has"),
+    ],
+)
+def test_insertions_that_cannot_be_are_refused_before_anything_is_asked(tiny_model, grid, insert, error, told):
+    with pytest.raises(error, match=told):
+        generate(tiny_model("llama"), grid, max_new_tokens=2, insert=insert, progress=False)

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from workbench.behavior.inserted import Insert, record_of, require_inserted, with_inserted
 from workbench.behavior.replies import Reply, ReplyFile
 from workbench.behavior.stops import Stops, stop_tokens
 from workbench.errors import ModelCheckError, ModelError
@@ -35,6 +36,7 @@ def generate(
     out: str | Path | None = None,
     condition: str | None = None,
     stop: Sequence[str | int] = (),
+    insert: Insert | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Generate one greedy reply per prompt.
@@ -58,6 +60,8 @@ def generate(
         made under an edit are never taken for replies without.
     stop : sequence of str or int
         Texts or tokens that end a reply, besides the model's own end tokens; they are not part of it.
+    insert : mapping of prompt id to token ids, optional
+        What follows these rendered prompts, in front of the reply and no part of it. Edits count it as prompt.
     progress : bool
         Show a bar with prompts per second and the time left.
 
@@ -70,7 +74,9 @@ def generate(
     Raises
     ------
     StoreMismatchError
-        If ``out`` belongs to another model, template, grid, length or condition; the difference is named.
+        If ``out`` belongs to another model, template, grid, length, insertion or condition; the difference is named.
+    PromptError
+        If ``insert`` names a prompt that is not in the grid.
     ModelError
         If a prompt and its reply exceed the model's context, or one prompt alone does not fit into memory.
     ModelCheckError
@@ -81,10 +87,12 @@ def generate(
         raise ModelError(f"max_new_tokens is {max_new_tokens}; expected at least 1.")
     ids = list(grid.frame["prompt_id"])
     stops = Stops.of(chat, stop)
-    file = ReplyFile.open(out, _header(chat, grid, max_new_tokens, condition, stop)) if out is not None else None
+    require_inserted(chat, grid, insert)
+    file = ReplyFile.open(out, _header(chat, grid, max_new_tokens, condition, stop, insert)) if out is not None else None
     done: dict[str, Reply] = file.replies() if file else {}
     missing = grid.frame[~grid.frame["prompt_id"].isin(done)]
     tokens = dict(zip(missing["prompt_id"], chat.tokenise(list(missing["text"]), names=list(missing["prompt_id"])), strict=True))
+    tokens = with_inserted(tokens, insert)
     _require_context(chat, tokens, max_new_tokens)
     # longest first: memory runs out at once or never, and the time left is not underestimated
     waiting = sorted(tokens, key=lambda prompt_id: -len(tokens[prompt_id].ids))
@@ -100,7 +108,9 @@ def generate(
     return pd.DataFrame([(prompt_id, *done[prompt_id]) for prompt_id in ids], columns=list(COLUMNS))
 
 
-def _header(chat: ChatModel, grid: PromptGrid, max_new_tokens: int, condition: str | None, stop: Sequence[str | int]) -> dict[str, Any]:
+def _header(
+    chat: ChatModel, grid: PromptGrid, max_new_tokens: int, condition: str | None, stop: Sequence[str | int], insert: Insert | None
+) -> dict[str, Any]:
     under = [*([condition] if condition is not None else []), *edits_of(chat)]
     return {
         "model": chat.fingerprint,
@@ -111,6 +121,7 @@ def _header(chat: ChatModel, grid: PromptGrid, max_new_tokens: int, condition: s
         "max_new_tokens": max_new_tokens,
         "condition": "; ".join(under) or None,
         "stop": sorted(map(repr, [stop] if isinstance(stop, str) else stop)) or None,
+        "insert": record_of(insert),
     }
 
 
