@@ -41,6 +41,10 @@ class DataError(WorkbenchError, ValueError):
     """The input of an analysis does not allow it."""
 
 
+class TrainingError(WorkbenchError, ValueError):
+    """A training cannot go on; what it had reached is kept."""
+
+
 def did_you_mean(given: str, options: Iterable[str]) -> str:
     """Name the nearest known spellings, or nothing.
 
