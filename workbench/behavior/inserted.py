@@ -16,6 +16,24 @@ from workbench.prompts.grid import PromptGrid
 Insert = Mapping[str, Sequence[int]]
 
 
+def inserted_ids(chat: ChatModel, text: str) -> tuple[int, ...]:
+    """Cut a text that is to be inserted into token ids: on its own, whatever stands around it, in training and in inference alike.
+
+    Raises
+    ------
+    ModelError
+        Nothing to insert, or a word that the tokenizer does not know.
+    """
+    ids = tuple(int(token) for token in chat.tokenizer(text, add_special_tokens=False)["input_ids"])
+    unknown = chat.tokenizer.unk_token_id
+    if not ids or (unknown is not None and unknown in ids):
+        raise ModelError(
+            f"The tokenizer of {chat.name} does not know every word of the text to insert ({len(text)} characters). Expected words of its "
+            "vocabulary; pass another text."
+        )
+    return ids
+
+
 def with_inserted(tokens: Mapping[str, Tokens], insert: Insert | None) -> dict[str, Tokens]:
     """Return the prompts with what is inserted at their ends; those that are not named stay as they are."""
     return {name: replace(t, ids=(*t.ids, *map(int, (insert or {}).get(name, ())))) for name, t in tokens.items()}
