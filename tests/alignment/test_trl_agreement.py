@@ -16,8 +16,6 @@ from workbench.alignment.losses import dpo_loss, kl_estimate, kto_loss
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="TRL is not installed (pip install '.[train]')"),
-    # TRL's dependencies warn while they are imported; what they say is not about this package
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
 
 V = 17

@@ -119,8 +119,8 @@ def dpsw_weights(
     require_same_shape(student_logits=student_logits, teacher_logits=teacher_logits)
     require_same_shape(sampled=sampled, mask=mask, logits=student_logits[..., 0])
     kept = mask.bool()
-    top = in_float32(teacher_logits).topk(min(config.k, teacher_logits.shape[-1]), dim=-1)
-    entropy = torch.special.entr(top.values.softmax(dim=-1)).sum(dim=-1) / math.log(top.values.shape[-1])
+    top = teacher_logits.topk(min(config.k, teacher_logits.shape[-1]), dim=-1)
+    entropy = torch.special.entr(in_float32(top.values).softmax(dim=-1)).sum(dim=-1) / math.log(top.values.shape[-1])
     teacher = 1 - entropy if config.entropy_sign == "confidence" else entropy
     asked = top.indices[..., 0] if config.student_ref == "teacher_argmax" else sampled
     student = -torch.expm1(token_logprobs(student_logits, asked))
