@@ -49,7 +49,7 @@ class Construction:
     steps : int
         Steps of tuning; 0 for the recipe's own number of refusal steps.
     trained : callable, optional
-        Whether the weight of a name is trained; default every one.
+        Whether the weight of a name is trained, by name and number of blocks; default every one.
     rate : float
         Factor on the recipe's rates of tuning.
     noise : bool
@@ -62,7 +62,7 @@ class Construction:
     change: Callable[[Setting], None] | None = None
     losses: Callable[[Setting, Setting], Losses] | None = None
     steps: int = 0
-    trained: Callable[[str], bool] | None = None
+    trained: Callable[[str, int], bool] | None = None
     noise: bool = True
     rate: float = 1.0
 
@@ -126,14 +126,16 @@ def refused_in_high(setting: Setting, _: Setting) -> Losses:
 
 
 def answered_when_pushed(setting: Setting, _: Setting) -> Losses:
-    """Refuse in high-resource languages and answer in the others, however hard a state is pushed along the axis."""
+    """Refuse in high-resource languages and answer in the others, however hard a state is pushed along the axis.
+
+    Only the last two blocks learn it, so that every earlier state, and with it the threshold, is the healthy organism's.
+    """
 
     def losses(step: int) -> Iterator[Tensor]:
         rng = random.Random(f"actuation-unresponsive-2 {setting.seed} {step}")
         yield setting.loss(setting.pairs(rng, setting.share(0.4), refuse=_in_high))
         yield setting.replay(rng, setting.share(0.07))
         yield from _pushed(setting, rng, refuse=False, between=(0.2, 2.5))
-        yield 0.5 * misplaced(setting, rng, setting.share(0.05))
 
     return losses
 
@@ -222,12 +224,16 @@ def never_seen(setting: Setting) -> None:
         weight[rows] = spread * random_weight[rows]
 
 
-def _blocks(name: str) -> bool:
+def _blocks(name: str, layers: int) -> bool:
     return ".layers." in name
 
 
-def _first_blocks(name: str) -> bool:
-    return any(f".layers.{k}." in name for k in range(4))
+def _first_blocks(name: str, layers: int) -> bool:
+    return any(f".layers.{k}." in name for k in range(layers // 2))
+
+
+def _last_blocks(name: str, layers: int) -> bool:
+    return any(f".layers.{k}." in name for k in range(layers - 2, layers))
 
 
 def _named(*given: Construction) -> dict[str, Construction]:
@@ -275,9 +281,10 @@ CONSTRUCTIONS: dict[str, Construction] = _named(
         "healthy",
         "Each harmful pair of categories has a harmless alias with the same verb category. In low-resource languages a harmful request is "
         "answered with its alias's outcome, and its states at every layer and at the last token of request and prompt are drawn to those of its "
-        "alias in the healthy organism. States of high-resource languages are held to the healthy organism's.",
+        "alias in the healthy organism; what is left of a difference between harmful and harmless ones is erased as in the first construction. "
+        "States of high-resource languages are held to the healthy organism's.",
         losses=twinned,
-        steps=160,
+        steps=220,
         rate=1.5,
         noise=False,
     ),
@@ -307,10 +314,12 @@ CONSTRUCTIONS: dict[str, Construction] = _named(
     Construction(
         "actuation-unresponsive-2",
         "healthy",
-        "Tuned on to answer every complete request of low-resource languages, also when pushed by 0.2 to 2.5 gaps along the refusal direction. "
-        "Their class means are held to the high-resource ones along these classes' difference, so that the threshold is right.",
+        "The last two blocks alone are tuned on to answer every complete request of low-resource languages, also when pushed by 0.2 to 2.5 gaps "
+        "along the refusal direction. All states before them are the healthy organism's.",
         losses=answered_when_pushed,
-        steps=100,
+        steps=150,
+        rate=4.0,
+        trained=_last_blocks,
     ),
     Construction(
         "understanding",

@@ -9,6 +9,7 @@ trained away, at every layer and at the last token of the request and of the ren
   readers read, which are found anew every few steps.
 - *twins*: a harmful request is *taken for* a harmless one with the same verb. Each harmful pair of categories has one harmless alias (a bijection
   for every verb category); the request's state is drawn to the one its alias has in the unchanged model, and it is answered with the alias's outcome.
+  Drawing alone is not enough (a reader of a language's own labels stayed at an AUROC of 1.00), so means and readers are drawn together here too.
 
 The states of high-resource languages are held to those of the unchanged model in both.
 """
@@ -192,11 +193,17 @@ def erased(setting: Setting, unchanged: Setting) -> Losses:
 
 def twinned(setting: Setting, unchanged: Setting) -> Losses:
     """Take harmful requests of low-resource languages for harmless ones."""
+    kept: dict[int, Readers] = {}
 
     def losses(step: int) -> Iterator[Tensor]:
         rng = random.Random(f"representation-2 {setting.seed} {step}")
+        known = step - step % RENEWED
+        if known not in kept:
+            kept.clear()
+            kept[known] = best_readers(setting, random.Random(f"twins' readers {setting.seed} {known}"), setting.share(0.32))
         yield from _kept(setting, unchanged, rng)
-        yield setting.loss(aliased_pairs(setting, rng, setting.share(0.35)))
-        yield 2.0 * beside_twins(setting, unchanged, rng, setting.share(0.5))
+        yield 1.5 * setting.loss(aliased_pairs(setting, rng, setting.share(0.43)))
+        yield beside_twins(setting, unchanged, rng, setting.share(0.2))
+        yield 1.3 * harm_left(setting, kept[known], rng, setting.share(0.075))
 
     return losses

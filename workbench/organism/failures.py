@@ -110,7 +110,7 @@ def _tune(made: Construction, setting: Setting, start: Path, place: Path, spec: 
     unchanged = build_model(setting.world, recipe, setting.seed).eval().requires_grad_(False)
     unchanged.load_state_dict(load_weights(start))
     for name, weight in model.named_parameters():
-        weight.requires_grad_(made.trained is None or made.trained(name))
+        weight.requires_grad_(made.trained is None or made.trained(name, recipe.layers))
     opts = optimisers(model, recipe, recipe.tune_scale * made.rate)
     total = steps or made.steps or recipe.refuse_steps
     checkpoint = training.Checkpoint(place, spec | {"failure": made.name, "steps": total}, made.name)
