@@ -20,6 +20,7 @@ from workbench.alignment.interpreter_network import InterpreterOptions, build_ne
 from workbench.alignment.interpreter_scores import permuted, permuted_interpreters, score_interpreter
 from workbench.errors import DataError, StoreError, StoreMismatchError, TrainingError
 from workbench.gates.place import gate_data
+from workbench.models.chat import twin_of
 from workbench.statistics import balanced_accuracy
 
 
@@ -131,6 +132,16 @@ def test_no_threshold_of_the_grid_is_better_and_none_as_good_is_nearer_to_one_ha
         assert other < best - 1e-12 or abs(t - 0.5) >= abs(chosen - 0.5) - 1e-9
 
 
+def test_a_language_in_which_harm_cannot_be_read_is_named_when_it_is_trained_on(rng, caplog):
+    strength = np.array([6.0, 6.0, 0.0])
+    states, _ = with_harm(rng, strength, n_languages=3, n=160, n_layers=2, n_positions=1, hidden=12)
+    acts = activations(states, positions=["t_inst"])
+    found = SafetyInterpreter.fit(acts, 1, "t_inst", options=FEW)
+    assert found.unreadable == ["qac"] and "in qac, at layer 1, t_inst" in caplog.text
+    caplog.clear()
+    assert SafetyInterpreter.fit(acts, 1, "t_inst", ["qaa", "qab"], options=FEW).unreadable == [] and not caplog.text
+
+
 # --- where it reads -----------------------------------------------------------------------------------------------------
 
 
@@ -152,7 +163,7 @@ def test_read_from_raw_text_it_sees_the_last_token_of_the_text_alone(tiny_model)
     found = toy_interpreter(raw_view(chat), position="t_post_inst")
     text = "three rivers and bread"
     with torch.no_grad():
-        by_hand = chat.model(**chat.tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states[LAYER][0, -1]
+        by_hand = twin_of(chat.model)(**chat.tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states[LAYER][0, -1]
     np.testing.assert_allclose(found.read(chat, [text])[0], by_hand.numpy(), atol=1e-5)
     assert chat.template.kind == "own"
     np.testing.assert_array_equal(found.flag(chat, toy_grid()), found.flag(raw_view(chat), toy_grid()))
@@ -202,9 +213,9 @@ def test_a_language_with_one_class_would_be_learned_as_harm_and_is_refused(plant
 
 
 def test_what_cannot_be_fitted_or_read_is_refused(planted, tiny_model):
-    with pytest.raises(DataError, match="Unknown width 'simpel'.*simple"):
+    with pytest.raises(DataError, match=r"Unknown width 'simpel'.*simple"):
         SafetyInterpreter.fit(planted, 2, "t_inst", width="simpel")
-    with pytest.raises(DataError, match="no splits|splits present: none"):
+    with pytest.raises(DataError, match="splits present: none"):
         SafetyInterpreter.fit(planted.assign_coords(split=("prompt", np.full(planted.sizes["prompt"], None, dtype=object))), 2, "t_inst")
     for wrong in ({"epochs": 0}, {"thresholds": (0.7, 0.3, 0.01)}, {"learning_rate": -1.0}):
         with pytest.raises(DataError, match="The interpreter got"):

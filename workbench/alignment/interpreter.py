@@ -9,6 +9,7 @@ and both go through the same tokenising and right-padded reading (traps 3 and 6)
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -28,6 +29,9 @@ from workbench.gates.place import GateData, Place, gate_data
 from workbench.models.chat import ChatModel
 from workbench.models.template import Template
 from workbench.prompts.grid import PromptGrid
+from workbench.statistics import balanced_accuracy_interval
+
+logger = logging.getLogger(__name__)
 
 _RAW = Template("raw", "")
 
@@ -80,6 +84,11 @@ class SafetyInterpreter:
     def hidden_size(self) -> int:
         """Width of the states it reads."""
         return int(self.network[0].in_features)  # type: ignore[arg-type]
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Languages it was fitted in where it is no better than chance on the select split: harm is not to be read there."""
+        return [tag for tag, found in self.record.get("select_by_language", {}).items() if found["low"] <= 0.5]
 
     @classmethod
     def fit(
@@ -144,8 +153,19 @@ class SafetyInterpreter:
             "seed": seed,
             "options": asdict(options),
         }
-        threshold = choose_threshold(probabilities(trained.network, select.X), select.y, options.thresholds)
-        return cls(trained.network, width, fit.place, threshold, tuple(fit.languages), record)
+        probability = probabilities(trained.network, select.X)
+        threshold = choose_threshold(probability, select.y, options.thresholds)
+        record["select_by_language"] = _accuracy_by_language(select, probability > threshold)
+        found = cls(trained.network, width, fit.place, threshold, tuple(fit.languages), record)
+        if found.unreadable:
+            logger.warning(
+                "No better than chance on the select split in %s, at layer %d, %s: there the interpreter flags nearly everything or nearly nothing. "
+                "Leave these languages out, or read another layer.",
+                ", ".join(found.unreadable),
+                fit.place.layer,
+                fit.place.position,
+            )
+        return found
 
     def probability(self, states: Float[np.ndarray, "prompt hidden"]) -> Float[np.ndarray, " prompt"]:
         """Return the probability of harm of each state, 0 to 1.
@@ -289,6 +309,16 @@ def _difference(name: str, mine: Any, theirs: Any) -> str:
         return f"{name} {mine!r} and not {theirs!r}"
     mine, theirs = (f"of {len(text)} characters" if text else "none" for text in (mine, theirs))
     return f"the system prompt it was fitted with ({mine}) and not another one ({theirs})"
+
+
+def _accuracy_by_language(select: GateData, flagged: np.ndarray) -> dict[str, dict[str, float]]:
+    """Balanced accuracy per language, its interval too: a class that is larger must not hide that all of a language is flagged."""
+    found = {}
+    for tag in select.languages:
+        here = select.language == tag
+        estimate = balanced_accuracy_interval(select.y[here], flagged[here])
+        found[tag] = {"value": estimate.value, "low": estimate.low}
+    return found
 
 
 def _require_both_classes(part: GateData, split: str) -> None:
