@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from plotly.subplots import make_subplots
 from workbench.plots.style import INK, MUTED, NULL, colour_of, f32, faded, languages_of
 
 ROW_HEIGHT = 30
+_TAG = 14  # pixels that the tag of a language needs
 
 
 class Cell(NamedTuple):
@@ -273,6 +274,29 @@ def apart(values: Sequence[float], gap: float, *, lowest: float = 0.0, highest: 
     out = np.empty_like(placed)
     out[order] = placed
     return out.tolist()
+
+
+def tag_ends(
+    fig: go.Figure, ends: Mapping[str, tuple[float, float]], languages: Mapping[str, str], cell: Cell, *, between: tuple[float, float], pixels: float
+) -> None:
+    """Write the tag of each language at the end of its line, moved apart where they meet.
+
+    Parameters
+    ----------
+    ends : mapping of language to (x, y)
+        Where each line ends.
+    between : tuple of float
+        The ends of the vertical axis.
+    pixels : float
+        Height of the panel.
+    """
+    gap = _TAG / pixels * (between[1] - between[0])
+    heights = apart([y for _, y in ends.values()], gap, lowest=between[0] + gap / 2, highest=between[1] - gap / 2)
+    for (language, (x, _)), y in zip(ends.items(), heights, strict=True):
+        font = dict(size=10.5, color=colour_of(languages[language]))
+        fig.add_annotation(
+            x=x, y=y, text=f"<b>{language}</b>", showarrow=False, xanchor="left", xshift=5, font=font, row=cell.row, col=cell.col
+        )  # fmt: skip
 
 
 def layer_slider(fig: go.Figure, layers: Sequence[int], active: int) -> None:

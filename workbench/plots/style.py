@@ -7,7 +7,7 @@ fourteen such hues, which is why a language has none of its own. Nothing here ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -109,6 +109,14 @@ def table_of(result: Result | pd.DataFrame, columns: Sequence[str], *, figure: s
     if "tier" in table:
         table["tier"] = table["tier"].astype(object).where(table["tier"].notna(), "unknown")
     return table
+
+
+def tiered(table: pd.DataFrame, tiers: Mapping[str, str] | None) -> pd.DataFrame:
+    """Return a table with a column ``tier``: its own, else from a mapping; "unknown" where neither knows one."""
+    if "tier" in table:
+        return table
+    found = table["language"].astype(str).map(dict(tiers or {})).astype(object)
+    return table.assign(tier=found.where(found.notna(), "unknown"))
 
 
 def f32(values: Iterable[Any]) -> Float[np.ndarray, " n"]:
