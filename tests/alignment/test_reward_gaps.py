@@ -98,6 +98,13 @@ def test_only_meanings_of_both_languages_are_compared(rng):
     assert row["n"] == 12
 
 
+def test_a_class_that_the_reference_lacks_is_not_compared(rng):
+    frame = scored(rng, meanings=5)
+    table = reward_gaps(frame[frame["harmful"] | (frame["language"] != "en")], reference=["en"]).table
+    compared = table[table["statistic"] == "below_reference"]
+    assert set(compared["language"]) == {"de", "sw"} and compared["harmful"].all()
+
+
 def test_two_meanings_give_a_value_without_an_interval(rng):
     row = at(reward_gaps(scored(rng, meanings=2)), "en", "reward_gap")
     assert np.isfinite(row["value"]) and np.isnan(row["low"]) and np.isnan(row["high"])
