@@ -15,7 +15,7 @@ def test_a_result_comes_back_with_its_provenance(tmp_path):
 
 def test_a_damaged_or_missing_result_is_named(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"junk")
-    with pytest.raises(DataError, match=r"a\.parquet is damaged .*workbench diagnose"):
+    with pytest.raises(DataError, match=r"a\.parquet is damaged .*delete it, and give the command that made the run again"):
         Result.load(tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"no result at .*b\.parquet"):
         Result.load(tmp_path / "b.parquet")

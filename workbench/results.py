@@ -91,11 +91,15 @@ class Result:
 
         path = Path(path)
         if not path.exists():
-            raise DataError(f"There is no result at {path}. Expected a .parquet file of a run folder's results/; run `workbench diagnose` first.")
+            raise DataError(
+                f"There is no result at {path}. Expected a .parquet file of a run folder's results/: give the workbench command that makes it."
+            )
         try:
             arrow = pq.read_table(path)
             provenance = json.loads((arrow.schema.metadata or {}).get(_KEY, b"{}"))
         except (OSError, ValueError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
-            raise DataError(f"{path} is damaged ({reason}). Expected what save() wrote; give the `workbench diagnose` command again.") from error
+            raise DataError(
+                f"{path} is damaged ({reason}). Expected what save() wrote: delete it, and give the command that made the run again."
+            ) from error
         return cls(arrow.to_pandas(), provenance)

@@ -244,13 +244,13 @@ def test_an_unfinished_run_is_called_unfinished(tmp_path, page, undrawn):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"no manifest\.json.*workbench diagnose"):
+    with pytest.raises(DataError, match=r"no manifest\.json.*--out of a workbench command"):
         build_report(tmp_path)
 
 
 def test_a_broken_manifest_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text("{", encoding="utf-8")
-    with pytest.raises(DataError, match="not valid JSON"):
+    with pytest.raises(DataError, match=r"manifest\.json is damaged .* Expected whole JSON"):
         build_report(tmp_path)
 
 

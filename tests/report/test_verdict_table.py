@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 from fake_run import fake_tables, write_fake_run
 
@@ -59,8 +60,27 @@ def test_the_verdicts_are_told_by_group_with_gap_and_meaning(read):
 
 def test_a_reference_that_fails_stops_the_comparison(read, tables):
     run = read(verdicts=tables["verdicts"].assign(verdict="none", reason="the reference itself fails: qaa do not refuse selectively"))
-    assert verdict_sentences(run, verdict_rows(run)) == ["No verdict: the reference itself fails: qaa do not refuse selectively."]
+    said = verdict_sentences(run, verdict_rows(run))
+    assert said[0].startswith("No verdict: the reference itself fails: qaa do not refuse selectively. The comparison stops here") and len(said) == 1
     assert {row.state for row in verdict_rows(run)} == {NONE}
+
+
+def test_a_language_without_a_gap_has_a_dash(read, tables):
+    rows = verdict_rows(read(verdicts=tables["verdicts"].assign(gap=float("nan"), gap_low=float("nan"), gap_high=float("nan"))))
+    assert {row.gap.value for row in rows} == {"–"} and {row.gap.interval for row in rows} == {""}
+
+
+def test_what_is_open_tells_how_few_prompts_there_were_and_a_reason_that_all_share(read, tables):
+    run = read(verdicts=tables["verdicts"].assign(verdict="not enough evidence", reason="no reference language is shown to be understood"))
+    said = verdict_sentences(run, verdict_rows(run))
+    assert len(said) == 1 and said[0].count("no reference language is shown to be understood") == 1
+    assert "1 prompts per class and language; more of them narrow the intervals" in said[0]
+
+
+def test_a_language_that_could_not_be_measured_is_named(read):
+    lost = pd.DataFrame({"what": ["language", "language"], "language": ["qax", "qaf"], "n": [3, 2], "reason": ["1 harmful prompt", "geometry only"]})
+    run = read(dropped=lost)
+    assert verdict_sentences(run, verdict_rows(run))[-1] == "Not measured at all: qax (1 harmful prompt)."
 
 
 def test_an_actuation_failure_says_whether_the_edit_brings_refusal_back(read, tables):

@@ -16,6 +16,9 @@ import xarray as xr
 from jaxtyping import Bool
 
 from workbench.behavior.judges import PerLanguageJudge
+from workbench.diagnosis.criteria import reference_refuses
+from workbench.diagnosis.hypotheses import Evidence, examine
+from workbench.diagnosis.verdict import NONE, reference_refusal
 from workbench.diagnosis.waterfall import RANDOM, Shapley, Walked, Waterfall, random_action, walk
 from workbench.directions.direction import Direction
 from workbench.errors import DataError, PromptError
@@ -67,6 +70,9 @@ def measure_waterfall(
         _forget(replies)
         known = [run.result(name) for name in ("waterfall", "shapley")]
         return Walked(Waterfall(known[0].table, known[0].provenance), Shapley(known[1].table, known[1].provenance))
+    if (stopped := _stopped(asked, outcomes)) is not None:
+        notes.append(("waterfall", "all", None, f"not walked, {stopped}"))
+        return None
     direction = Direction.load(path)
     unheard: list[Note] = []
     kept = [tag for tag in asked.grid.languages if tag in asked.reference or tag in judged_under_edits(judge, [tag], unheard)]
@@ -92,6 +98,15 @@ def measure_waterfall(
     run.save("shapley", walked.shapley)
     _forget(replies)
     return walked
+
+
+def _stopped(asked: Asked, outcomes: pd.DataFrame) -> str | None:
+    """Say why there is no gap to share out where the reference itself is shown not to refuse selectively."""
+    about = asked.grid.frame[["prompt_id", "meaning_id", "language", "harmful"]]
+    judged = outcomes[[name for name in ("prompt_id", "outcome", "validated") if name in outcomes]].merge(about, on="prompt_id")
+    tested = examine(Evidence({"outcomes": judged}, asked.grid.tiers, asked.reference), [reference_refuses])
+    decided = reference_refusal(tested, asked.reference)
+    return decided.reason if decided is not None and decided.verdict == NONE else None
 
 
 def _part(grid: PromptGrid, n: int, seed: int) -> PromptGrid:

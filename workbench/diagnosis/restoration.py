@@ -232,6 +232,10 @@ def _require(
 
 def measure_restoration(run: Run, asked: Asked, acts: xr.Dataset, directions: Directions, *, seed: int, progress: bool) -> None:
     """Save the table ``restoration`` of a run; what cannot be had goes to ``dropped`` with the reason."""
+    decided = run.result("verdicts").table if "verdicts" in run.results else pd.DataFrame({"verdict": []})
+    if len(decided) and (decided["verdict"] == "none").all():
+        _tell(run, [("all", f"not mapped, {decided['reason'].iloc[0]}")])
+        return
     file = run.folder / "results" / "selected_direction.safetensors"
     selected = Direction.load(file) if file.exists() else None
     notes = [] if selected is not None else [("all", "no refusal coordinate: no direction was selected")]
@@ -242,6 +246,11 @@ def measure_restoration(run: Run, asked: Asked, acts: xr.Dataset, directions: Di
     except (DataError, PromptError) as reason:
         notes = [("all", f"no restoration map: {reason}")]
     if notes:
-        rows = pd.DataFrame([("restoration", tag, None, why) for tag, why in notes], columns=["what", "language", "n", "reason"])
-        known = run.result("dropped").table
-        run.save("dropped", pd.concat([known, rows], ignore_index=True) if len(known) else rows)
+        _tell(run, notes)
+
+
+def _tell(run: Run, notes: Sequence[tuple[str, str]]) -> None:
+    """Add to ``dropped`` what cannot be had, and why."""
+    rows = pd.DataFrame([("restoration", tag, None, why) for tag, why in notes], columns=["what", "language", "n", "reason"])
+    known = run.result("dropped").table
+    run.save("dropped", pd.concat([known, rows], ignore_index=True) if len(known) else rows)

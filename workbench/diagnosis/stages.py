@@ -99,8 +99,8 @@ def _said(row: Mapping[str, Any], *, signed: bool = False) -> str:
     form = "+.2f" if signed else ".2f"
     number = f"{row['value']:{form}} [{row['low']:{form}}, {row['high']:{form}}]"
     if not math.isfinite(row["p"]):
-        return f"{number}: too few prompts for an interval, or nothing to compare with"
-    return f"{number} (p = {row['p_corrected']:.2g}, corrected)"
+        return f"{number}: too few prompts for an interval (n = {row['n']}), or nothing to compare with"
+    return f"{number} (p = {row['p_corrected']:.2g}, corrected; n = {row['n']})"
 
 
 def _understood(evidence: Evidence, tested: HypothesisTable, tag: str) -> dict[str, Any]:
@@ -113,7 +113,8 @@ def _understood(evidence: Evidence, tested: HypothesisTable, tag: str) -> dict[s
     decided = {"yes": True, "no": False}.get(str(row["understood"]))
     of = tested.of("understood", tag)
     shown = of[0]["shown"] if of else None
-    return _row(row, str(row["statistic"]), decided if decided is shown else None, str(row["reason"]))
+    told = f"; p = {of[0]['p_corrected']:.2g}, corrected; n = {row['n']:.0f}" if of and math.isfinite(of[0]["p_corrected"]) else ""
+    return _row(row, str(row["statistic"]), decided if decided is shown else None, f"{row['reason']}{told}")
 
 
 def _represented(tested: HypothesisTable, tag: str) -> list[dict[str, Any]]:

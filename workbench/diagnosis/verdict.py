@@ -17,6 +17,7 @@ the same strength, *unresponsive* where it is shown not to, and without a subtyp
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -46,7 +47,10 @@ class Decided(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdicts(Result):
-    """One row per language: verdict, subtype, the stage it rests on, the gap of selectivity to the reference (reference minus language), and why."""
+    """One row per language: verdict, subtype, the stage it rests on, the gap of selectivity to the reference (reference minus language), and why.
+
+    Where the reference itself fails there is no gap: it is NaN.
+    """
 
     required: ClassVar[tuple[str, ...]] = ("language", "tier", "verdict", "subtype", "stage", "gap", "gap_low", "gap_high", "reason")
 
@@ -70,6 +74,8 @@ def verdicts(evidence: Evidence, tested: HypothesisTable, stages: StageScores) -
         alone = list(evidence.reference) == [tag]
         scores = stages.of(tag)
         decided = stopped or _decide(scores, True if alone else gap["shown"], _routable(tested, tag))
+        if stopped is not None and stopped.verdict == NONE:
+            gap = dict.fromkeys(("value", "low", "high"), math.nan)  # there is nothing to fall behind
         numbers = {"gap": -gap["value"], "gap_low": -gap["high"], "gap_high": -gap["low"]}
         told = decided.reason + (" (the only reference language: not compared with another)" if alone and stopped is None else "")
         rows.append({"language": tag, "tier": tier, **decided._asdict(), **numbers, "reason": told})
@@ -85,15 +91,22 @@ def reference_state(evidence: Evidence, tested: HypothesisTable, stages: StageSc
         if states and all(state is False for state in states):
             return Decided(NONE, reason=f"the reference itself fails: none of its languages ({named}) {told}. Name others with --reference.")
         if not any(state is True for state in states):
-            told = f"that any reference language ({named}) {told} was not shown: {scores[0][stage]['reason'] if scores else 'none measured'}"
-            return Decided(OPEN, stage=stage, reason=told)
-    found = tested.of("reference.refuses", REFERENCE)
-    if not found or found[0]["shown"] is None:
-        number = f": {found[0]['value']:.2f} [{found[0]['low']:.2f}, {found[0]['high']:.2f}]" if found else ", or its judge was not validated"
-        return Decided(OPEN, reason=f"the reference ({named}) is not shown to refuse selectively{number}")
-    if found[0]["shown"] is False:
-        told = f"selectivity {found[0]['value']:.2f} [{found[0]['low']:.2f}, {found[0]['high']:.2f}]"
-        return Decided(NONE, reason=f"the reference itself fails: {named} do not refuse selectively ({told}). Name others with --reference.")
+            of = f"{evidence.reference[0]}: {scores[0][stage]['reason']}" if scores else "none was measured"
+            return Decided(OPEN, stage=stage, reason=f"no reference language ({named}) is shown to be one that {told} ({of})")
+    return reference_refusal(tested, evidence.reference)
+
+
+def reference_refusal(tested: HypothesisTable, reference: Sequence[str]) -> Decided | None:
+    """Return the verdict that every language gets where the reference is shown not to refuse selectively, or not shown to; else None."""
+    named, found = ", ".join(reference), tested.of("reference.refuses", REFERENCE)
+    if not found:
+        return Decided(OPEN, reason=f"the reference ({named}) is not shown to refuse selectively: one class only, or its judge was not validated")
+    row = found[0]
+    told = f"selectivity {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}], n = {row['n']} meanings"
+    if row["shown"] is None:
+        return Decided(OPEN, reason=f"the reference ({named}) is not shown to refuse selectively ({told})")
+    if row["shown"] is False:
+        return Decided(NONE, reason=f"the reference itself fails: no selective refusal in {named} ({told}). Name others with --reference.")
     return None
 
 
@@ -126,4 +139,4 @@ def _routable(tested: HypothesisTable, tag: str) -> bool | None:
     return found[0]["shown"] if found else None
 
 
-__all__ = ["FAILURES", "HEALTHY", "NONE", "OPEN", "Decided", "Verdicts", "reference_state", "verdicts"]
+__all__ = ["FAILURES", "HEALTHY", "NONE", "OPEN", "Decided", "Verdicts", "reference_refusal", "reference_state", "verdicts"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,14 @@ from typing import Any
 import pandas as pd
 
 from workbench.errors import DataError
+from workbench.report.checked import impossible
 from workbench.results import Result
+from workbench.runs.folder import command_of, read_json
 
 #: What the manifest of a repair by a gate calls itself, and the folder of a diagnosis that may hold one.
 REPAIR, NESTED = "gate repair", "repair"
+#: The same of a repair by training.
+TRAINING, NESTED_TRAINING = "training repair", "training"
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,15 @@ class RunRecord:
     folder : Path
         The run folder.
     manifest, summary : dict
-        ``manifest.json`` and ``summary.json``; empty where missing.
+        ``manifest.json`` and ``summary.json``; the summary is empty where it is missing or damaged.
     results : dict of str to Result
         Every ``results/*.parquet``, by name.
     repair : RunRecord, optional
         The repair by a gate that belongs to a diagnosis: the run in its folder ``repair/``.
+    training : RunRecord, optional
+        The repair by training that does: the run in its folder ``training/``.
     broken : dict of str to str
-        What could not be read, by name, and why: a damaged table is a gap of the report, not its end.
+        What could not be read, or cannot be what a run wrote, by name, and why: a damaged table is a gap of the report, not its end.
     """
 
     folder: Path
@@ -39,6 +44,7 @@ class RunRecord:
     summary: dict[str, Any]
     results: dict[str, Result]
     repair: RunRecord | None = None
+    training: RunRecord | None = None
     broken: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -48,23 +54,49 @@ class RunRecord:
         Raises
         ------
         DataError
-            If there is no manifest, or it or the summary is broken.
+            If there is no manifest, or it is damaged.
         """
         folder = Path(folder)
         if not (folder / "manifest.json").exists():
-            raise DataError(f"{folder} is no run folder: it has no manifest.json. Give the folder that `workbench diagnose --out` wrote.")
+            raise DataError(f"{folder} is no run folder: it has no manifest.json. Give what was the --out of a workbench command.")
+        manifest = read_json(folder / "manifest.json")
         results: dict[str, Result] = {}
         broken: dict[str, str] = {}
         for path in sorted((folder / "results").glob("*.parquet")):
             try:
-                results[path.stem] = Result.load(path)
+                found = Result.load(path)
             except DataError as error:
                 broken[path.stem] = str(error)
-        found = cls(folder, _json(folder / "manifest.json"), _json(folder / "summary.json"), results, broken=broken)
-        if found.is_repair or not (folder / NESTED / "manifest.json").exists():
-            return found
-        nested = cls.read(folder / NESTED)
-        return replace(found, repair=nested) if nested.is_repair else found
+                continue
+            if (fault := impossible(path.stem, found.table)) is None:
+                results[path.stem] = found
+            else:
+                broken[path.stem] = f"{path} is not what a run wrote: {fault}. It was left aside; give {command_of(manifest)} again with a new --out."
+        summary: dict[str, Any] = {}
+        if (folder / "summary.json").exists():
+            try:
+                summary = read_json(folder / "summary.json", manifest)
+            except DataError as error:
+                broken["summary"] = str(error)
+        run = cls(folder, manifest, summary, results, broken=broken)
+        if not run.is_diagnosis:
+            return run
+        repair, training = (run._nested(name) for name in (NESTED, NESTED_TRAINING))
+        return replace(
+            run,
+            repair=repair if repair is not None and repair.is_repair else None,
+            training=training if training is not None and training.is_training else None,
+        )
+
+    def _nested(self, name: str) -> RunRecord | None:
+        """Return the run in a folder of this one, or None where there is none; one that cannot be read is noted."""
+        if not (self.folder / name / "manifest.json").exists():
+            return None
+        try:
+            return RunRecord.read(self.folder / name)
+        except DataError as error:
+            self.broken[name] = str(error)
+            return None
 
     def table(self, name: str, *, model: str | None = "after") -> pd.DataFrame | None:
         """Return a table, or None where it is missing or empty.
@@ -92,6 +124,16 @@ class RunRecord:
     def is_repair(self) -> bool:
         """Whether this is a run of repair by a gate, not a diagnosis."""
         return self.find("manifest.kind", "manifest.spec.kind") == REPAIR
+
+    @property
+    def is_training(self) -> bool:
+        """Whether this is a run of repair by training, not a diagnosis."""
+        return self.find("manifest.kind", "manifest.spec.kind") == TRAINING
+
+    @property
+    def is_diagnosis(self) -> bool:
+        """Whether this is neither repair."""
+        return not (self.is_repair or self.is_training)
 
     @property
     def model(self) -> str:
@@ -154,13 +196,3 @@ def name_in(entry: Any) -> str | None:
                 return str(entry[key])
         return None
     return str(entry) if entry is not None else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not valid JSON ({error}). Expected what `workbench diagnose` wrote; run it again into a new folder.") from error
-    return content if isinstance(content, dict) else {}

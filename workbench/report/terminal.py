@@ -10,16 +10,21 @@ from rich.table import Table
 from workbench.report.language_table import language_rows, not_validated
 from workbench.report.record import RunRecord
 from workbench.report.repair_rows import repair_rows
+from workbench.report.training_verdict import method_name
 from workbench.report.verdict_table import STAGE_SCORES, verdict_rows
 from workbench.report.wording import number
 
+_STAGES = {
+    "understood": "under-\nstood", "represented": "repre-\nsented", "calibrated": "cali-\nbrated", "actuated": "actu-\nated",
+    "expressed": "ex-\npressed",
+}  # fmt: skip
 _MARKS = {"ok": "", "fail": " x", "unsure": " ?"}
 LOOK: dict[str, Any] = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 0, 0, 1)}
 
 
 def figures(run: RunRecord) -> list[Table]:
-    """Return the verdicts, the measured figures per language, and the bottleneck; of a repair by a gate, what it repairs."""
-    if run.is_repair:
+    """Return the verdicts, the measured figures per language, and the bottleneck; of a repair, what it repairs."""
+    if not run.is_diagnosis:
         return [_repaired(run)]
     columns = {
         "understood": "under-\nstood",
@@ -47,7 +52,7 @@ def figures(run: RunRecord) -> list[Table]:
     for tier, means in _tier_means(run).items():
         languages.add_row(f"mean, {tier}", *(means[stage] for stage in columns))
     decided = _verdicts(run)
-    tables = [*decided, languages] if run.repair is None else [*decided, languages, _repaired(run.repair)]
+    tables = [*decided, languages, *(_repaired(held) for held in (run.repair, run.training) if held is not None)]
     found = run.table("bottleneck", model=None)
     if found is not None:
         bottleneck = Table(title="semantic bottleneck", **LOOK)
@@ -69,12 +74,16 @@ def _verdicts(run: RunRecord) -> list[Table]:
     rows = verdict_rows(run)
     if not rows:
         return []
-    caption = "x: the criterion is shown not to be met, ? open, - not assessed. Why: in the report."
+    reasons = {row.reason for row in rows}
+    shared = reasons.pop() if len(reasons) == 1 and len(rows) > 1 else ""
+    caption = "x: the criterion is shown not to be met, ? open, - not assessed. " + (
+        f"Why, everywhere: {shared}" if shared else "Why: in the report."
+    )
     table = Table(title=f"where the safety decision fails, {run.model}", caption=caption, **LOOK)
-    for name in ("language", "verdict"):
-        table.add_column(name, no_wrap=True)
-    for name in ("gap,\npoints", *(f"{stage[:-4]}-\n{stage[-4:]}" for stage in STAGE_SCORES)):
-        table.add_column(name, justify="right")
+    table.add_column("language", no_wrap=True)
+    table.add_column("verdict", min_width=14)
+    for name in ("gap,\npoints", *(_STAGES.get(stage, stage) for stage in STAGE_SCORES)):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         verdict = f"{row.verdict}, {row.subtype}" if row.subtype else row.verdict
         cells = ["-" if line.state == "none" else f"{line.value}{_MARKS[line.state]}" for line in row.stages.values()]
@@ -83,17 +92,24 @@ def _verdicts(run: RunRecord) -> list[Table]:
 
 
 def _repaired(run: RunRecord) -> Table:
-    """Return the rates without and with a gate, per language and as means over tiers."""
+    """Return the rates without and with a repair, per language and as means over groups of them."""
     title = f"{run.model}: a controlled model with invented languages" if run.is_organism else run.model
     caption = "Without -> with the gate, in %; selectivity in points. Oracle: true labels decide. The report has the intervals, rivals and controls."
-    table = Table(title=f"repair by a gate, {title}", caption=caption, **LOOK)
+    what, last = "a gate", ["oracle"]
+    if run.is_training:
+        what, last = f"training ({method_name(run)})", []
+        caption = (
+            "Before -> after training, in %; selectivity in points; + seen in training. The report has the intervals, other repairs and the cost."
+        )
+    table = Table(title=f"repair by {what}, {title}", caption=caption, **LOOK)
     table.add_column("language", no_wrap=True)
-    for name in ("harmful\nrefused", "harmless\nrefused", "answered\nright", "selec-\ntivity", "gain", "oracle"):
+    for name in ("harmful\nrefused", "harmless\nrefused", "answered\nright", "selec-\ntivity", "gain", *last):
         table.add_column(name, justify="right")
     for row in repair_rows(run):
         changes = (row.harmful_refusal, row.harmless_refusal, row.answer_accuracy, row.selectivity)
-        name = row.language if row.mean else f"{row.language} ({row.tier})"
-        table.add_row(name, *(f"{one.before} -> {one.after}" for one in changes), row.gain.value, row.oracle.value, end_section=row.mean)
+        name = row.language.replace(" in training", "") if row.mean else f"{row.language} ({row.tier}){' +' if row.seen else ''}"
+        oracle = [row.oracle.value] if last else []
+        table.add_row(name, *(f"{one.before} -> {one.after}" for one in changes), row.gain.value, *oracle, end_section=row.mean)
     return table
 
 

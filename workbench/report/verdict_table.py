@@ -72,9 +72,8 @@ def _row(run: RunRecord, tag: str, tier: str, reference: bool, row: Mapping[str,
     verdict = str(row["verdict"])
     state = {"healthy": OK, "not enough evidence": UNSURE, "none": NONE}.get(verdict, FAIL)
     points = [100 * float(row[name]) for name in ("gap", "gap_low", "gap_high")]
-    gap = Line(
-        "0" if round(points[0]) == 0 else number(points[0], "+.0f") if math.isfinite(points[0]) else "–", interval(points[1], points[2], "+.0f")
-    )
+    known = math.isfinite(points[0])  # a reference that is compared with none, or fails itself, has no gap
+    gap = Line("0" if known and round(points[0]) == 0 else number(points[0], "+.0f"), interval(points[1], points[2], "+.0f"))
     details = [
         (stage, STATE_NAMES[stage_state(score)], str(score["criterion"]), str(score["reason"]))
         for stage in STAGE_SCORES
@@ -124,15 +123,44 @@ def verdict_sentences(run: RunRecord, rows: list[VerdictRow]) -> list[str]:
     for row in rows:
         groups.setdefault((row.verdict, row.subtype), []).append(row)
     if set(groups) == {("none", "")}:
-        return [f"No verdict: {rows[0].reason}."]
+        return [f"No verdict: {_stopped(rows[0].reason)} The comparison stops here: no language is said to fail or to be healthy.", *_left_out(run)]
     order = ["understanding", "representation", "calibration", "actuation", "expression", "none", "not enough evidence", "healthy"]
     said = []
     for verdict, subtype in sorted(groups, key=lambda key: (order.index(key[0]) if key[0] in order else -1, key[1])):
         said.append(_sentence(verdict, subtype, groups[verdict, subtype]))
+        if verdict == "not enough evidence":
+            said[-1] += _how_few(run, groups[verdict, subtype])
     doubtful = [row.language for row in rows if row.reference and row.state == FAIL]
     if doubtful:
         said.append(f"Among these are reference languages ({listed(doubtful)}): the others were compared with all of them together.")
-    return said
+    return [*said, *_left_out(run)]
+
+
+def _stopped(reason: str) -> str:
+    return reason if reason.endswith(".") else f"{reason}."
+
+
+def _how_few(run: RunRecord, rows: list[VerdictRow]) -> str:
+    """Say on how many prompts an open verdict rests, and the reason where all share one."""
+    reasons = {row.reason for row in rows}
+    told = f" Why, in all of them: {_stopped(reasons.pop())}" if len(rows) > 1 and len(reasons) == 1 else ""
+    prompts = run.table("prompts")
+    if prompts is None or not {"split", "language", "harmful"} <= set(prompts):
+        return told
+    counts = prompts[(prompts["split"] == "score") & prompts["language"].isin([row.language for row in rows])].groupby(["language", "harmful"]).size()
+    if counts.empty:
+        return told
+    n = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    return f"{told} Scored there: {n} prompts per class and language; more of them narrow the intervals."
+
+
+def _left_out(run: RunRecord) -> list[str]:
+    """Name languages that were asked for and could not be measured at all: they have no row, which is no pass."""
+    table = run.table("dropped", model=None)
+    if table is None or not {"what", "language", "reason"} <= set(table):
+        return []
+    lost = table[(table["what"] == "language") & ~table["language"].isin(list(run.tiers))]
+    return [f"Not measured at all: {'; '.join(f'{row.language} ({row.reason})' for row in lost.itertuples())}."] if len(lost) else []
 
 
 def _sentence(verdict: str, subtype: str, rows: list[VerdictRow]) -> str:
@@ -142,7 +170,7 @@ def _sentence(verdict: str, subtype: str, rows: list[VerdictRow]) -> str:
     if verdict == "not enough evidence":
         return f"Not enough evidence: {where}. An interval reaches across a criterion that decides; that is neither a pass nor a failure."
     if verdict == "none":
-        return f"No verdict: {where}. {rows[0].reason}."
+        return f"No verdict: {where}. {_stopped(rows[0].reason)}"
     gaps = [row.gap for row in rows if row.gap.value not in ("–", "")]
     told = "" if not gaps else f" Selectivity is {_range([gap.value for gap in gaps])} points below the reference."
     what = _MEANING.get(verdict, "") + (f"; {_SUBTYPE[subtype]}" if subtype in _SUBTYPE else "")

@@ -21,7 +21,7 @@ from workbench.results import Result
 
 MANIFEST = "manifest.json"
 #: Which command writes a run of which ``kind``; a diagnosis' manifest names none.
-COMMANDS = {"gate repair": "workbench repair gate"}
+COMMANDS = {"gate repair": "workbench repair gate", "training repair": "workbench repair METHOD"}
 _REPAIRED = ("harmful_refusal", "harmless_refusal", "selectivity")
 PACKAGES = ("torch", "transformers", "numpy", "scikit-learn", "xarray", "zarr", "plotly", "transformer-lens")
 
@@ -93,7 +93,7 @@ class Run:
         folder = Path(folder)
         spec = json.loads(json.dumps(spec, default=str))
         if (folder / MANIFEST).is_file():
-            manifest = _read_json(folder / MANIFEST)
+            manifest = read_json(folder / MANIFEST)
             found, asked = _flat(manifest.get("spec", {})), _flat(spec)
             differing = [k for k in [*asked, *(k for k in found if k not in asked)] if found.get(k) != asked.get(k)]
             if differing:
@@ -118,17 +118,16 @@ class Run:
     def manifest(self) -> dict[str, Any]:
         """What was asked, of which models, with which versions, and how far it came."""
         path = self.folder / MANIFEST
-        return _read_json(path) if path.exists() else {}
+        return read_json(path) if path.exists() else {}
 
     @property
     def summary(self) -> dict[str, Any]:
         """Headline figures, as documented in docs/run-folder.md."""
         path = self.folder / "summary.json"
         if not path.exists():
-            raise DataError(
-                f"{self.folder} has no summary.json: the run is unfinished. Give {_command(self.manifest)} again as it was given; it continues there."
-            )
-        return _read_json(path, self.manifest)
+            command = command_of(self.manifest)
+            raise DataError(f"{self.folder} has no summary.json: the run is unfinished. Give {command} again as it was given; it continues there.")
+        return read_json(path, self.manifest)
 
     @property
     def results(self) -> list[str]:
@@ -177,16 +176,28 @@ def _method_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _command(manifest: dict[str, Any]) -> str:
-    """Name the command that wrote a run: by its kind, else by what only a diagnosis asks for."""
+def command_of(manifest: dict[str, Any]) -> str:
+    """Name the command that wrote a run, as words of a sentence: by its kind, else by what only a diagnosis asks for."""
     kind, spec = manifest.get("kind"), manifest.get("spec")
     spec = spec if isinstance(spec, dict) else {}
     command = COMMANDS.get(str(kind or spec.get("kind"))) or ("workbench diagnose" if "before" in spec and not kind else None)
     return f"`{command}`" if command else "the workbench command that wrote it"
 
 
-def _read_json(path: Path, manifest: dict[str, Any] | None = None) -> dict[str, Any]:
-    command = _command(manifest or {})
+def read_json(path: Path, manifest: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Read a file that :func:`write_json` wrote.
+
+    Parameters
+    ----------
+    manifest : dict, optional
+        Of the run that the file belongs to: the remedy names its command.
+
+    Raises
+    ------
+    DataError
+        If it is damaged, or no JSON object.
+    """
+    command = command_of(manifest or {})
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
