@@ -84,5 +84,10 @@ def shapley(run: RunRecord) -> list[Table]:
 
 
 def _span(values: pd.Series) -> str:
-    low, high = (number(v, "+.0%") for v in (values.min(), values.max()))
+    low, high = (_share(v) for v in (values.min(), values.max()))
     return low if low == high else f"{low} to {high}"
+
+
+def _share(value: float) -> str:
+    """Return ``+29%``, and ``0%`` without a sign."""
+    return "0%" if round(100 * value) == 0 else number(value, "+.0%")

@@ -95,7 +95,8 @@
     made.id = "control-" + ++count;
     name.htmlFor = made.id; name.textContent = label;
     box.append(name, made);
-    plot.before(box);
+    const frame = plot.closest(".plot");
+    frame.insertBefore(box, Array.from(frame.children).find((child) => child.contains(plot)));  // not inside: the figure's box has a fixed height
     return box;
   }
   function slider(plot, given) {
@@ -135,9 +136,18 @@
     plot.setAttribute("role", "img");
     if (caption) { caption.id = caption.id || "caption-" + plot.id; plot.setAttribute("aria-labelledby", caption.id); }
   }
+  function reachable() {  // what scrolls within its box must scroll by keyboard too
+    all(document, ".scroll, figure .plot, nav .links").forEach((box) => {
+      const wide = box.scrollWidth > box.clientWidth + 1;
+      box.classList.toggle("wider", wide);
+      if (wide && !box.matches(".links")) box.tabIndex = 0; else box.removeAttribute("tabindex");
+    });
+  }
+  addEventListener("resize", reachable);
   addEventListener("load", function () {
     drawn().forEach((plot) => { controls(plot); described(plot); });
-    all(document, "details").forEach((box) => box.addEventListener("toggle", () => all(box, ".js-plotly-plot").forEach((plot) => Plotly.Plots.resize(plot))));
+    reachable();
+    all(document, "details").forEach((box) => box.addEventListener("toggle", () => { all(box, ".js-plotly-plot").forEach((plot) => Plotly.Plots.resize(plot)); reachable(); }));
     if (all(document, "#filter input:not(:checked)").length) filter();  // a browser may keep what was ticked before a reload
     root.dataset.ready = "yes";
   });

@@ -8,6 +8,7 @@ from workbench.report.captions import by_tier
 from workbench.report.record import RunRecord
 from workbench.report.wording import estimate, listed, number
 
+_FILTERS = {"nan": "a score that is not finite", "layer": "depth", "kl": "KL", "induce": "what they induce"}
 _DONE = (
     ("ablate", "harmful_refusal", "Harmful prompts refused with it removed"),
     ("add", "harmless_refusal", "harmless prompts refused with it added"),
@@ -42,13 +43,13 @@ def selection(run: RunRecord, table: pd.DataFrame) -> str:
         return "No candidate passed the filters."
     row = chosen.iloc[0].to_dict()
     counts = whole["removed_by"].astype(str).str.split("+").explode().value_counts()
-    removed = listed(f"{name} {counts[name]}" for name in counts.index if name)
+    removed = listed(f"{counts[name]} by {_FILTERS.get(name, name)}" for name in counts.index if name)
     survivors = int((whole["removed_by"].astype(str) == "").sum())
     bypass, induce, kl = number(row["bypass"], "+.1f"), number(row["induce"], "+.1f"), number(row["kl"], ".3f")
     return (
         f"Chosen on the select split: layer {int(row['layer'])} of {row['position']}. With it removed harmful prompts score {bypass}, with it added "
         f"harmless ones {induce} (above 0 is refusal), and removing it moves the next token of harmless ones by {kl} nats. {survivors} of "
-        f"{len(whole)} candidates passed the filters (removed by {removed or 'none'})."
+        f"{len(whole)} candidates passed the filters{f' (dropped: {removed}; some by several)' if removed != 'none' else ''}."
     )
 
 
