@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -149,6 +150,18 @@ def test_a_tokenizer_that_marks_the_start_of_a_text_does_not_mark_completions() 
     (example,) = encode(chat, ["Bread"], ["Flour and water"])
     assert chat.tokenizer.convert_ids_to_tokens(list(example.completion_ids)) == ["Flour", "▁and", "▁water", "<end>"]
     assert chat.tokenizer("Flour")["input_ids"] == [words.index("▁Flour")]
+
+
+def test_a_completion_that_would_melt_into_the_template_is_cut_on_its_own(tmp_path: Path) -> None:
+    template = tmp_path / "melting.jinja"
+    template.write_text(
+        "{% for m in messages %}<|im_start|>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %} ba{% endif %}", encoding="utf-8"
+    )
+    tokenizer = build_tokenizer()
+    chat = load_model(build_model("llama", vocab_size=len(tokenizer)), tokenizer=tokenizer, template=template, check=False)
+    assert len(tokenizer(" bake")["input_ids"]) == 1, "the example needs a token across the border"
+    (example,) = encode(chat, PROMPTS[:1], ["ke"])
+    assert tokenizer.decode(example.completion_ids[:-1]) == "ke" and example.opening_ids == openings(chat, PROMPTS[:1])[0]
 
 
 # ------------------------------------------------------------------ lengths and refusals
