@@ -43,13 +43,13 @@ def judged(student, teacher, *, tag="sw", harmful=True, correct=None, correct_te
 
 
 def test_flips_are_counted_both_ways_with_wilsons_interval():
-    harmful = judged("cccgrrrr", "rrcrrrcg")
+    harmful = judged("cccgrrrr", "rrcrrccg")
     harmless = judged("cccr", "crcc", harmful=False, correct=[True, True, None, True], correct_teacher=[True, False, None, False])
     table = count_flips(pd.concat([harmful, harmless])).table
     (row,) = table.to_dict(orient="records")
-    assert (row["n"], row["student_unsafe"], row["teacher_safe_of_those"], row["teacher_unsafe_of_safe"], row["n_harmless"]) == (8, 4, 3, 2, 4)
+    assert (row["n"], row["student_unsafe"], row["teacher_safe_of_those"], row["teacher_unsafe_of_safe"], row["n_harmless"]) == (8, 4, 3, 3, 4)
     assert (row["value"], row["low"], row["high"]) == (3 / 8, *wilson(3, 8))
-    assert row["teacher_harmful_refusal"] == 5 / 8 and row["teacher_harmless_refusal"] == 1 / 4 == row["student_harmless_refusal"]
+    assert row["teacher_harmful_refusal"] == 4 / 8 and row["teacher_harmless_refusal"] == 1 / 4 == row["student_harmless_refusal"]
     assert row["teacher_answers_right"] == 1 / 3 and row["student_answers_right"] == 1
     assert (row["teacher_answers_right_low"], row["teacher_answers_right_high"]) == tuple(wilson(1, 3))
     assert row["teacher_broken"] == 1 / 12

@@ -315,9 +315,9 @@ def test_the_monitors_count_lengths_and_refusing_openings_by_class():
     tokens = RefusalTokens({"sw": (90,)}, {"sw": "given"}, {90: "no"})
     parts = reply_parts(planted_loss(), QUERIES, tokens)
     assert parts == pytest.approx(
-        {"divergence": 3.0, "reply_length": 2.0, "unfinished": 2 / 3, "opens_refusing_harmful": 1.0, "opens_refusing_harmless": 1.0}
+        {"divergence": 3.0, "length": 2.0, "finished": 1 / 3, "opens_refusing_harmful": 1.0, "opens_refusing_harmless": 1.0}
     )
-    assert set(reply_parts(planted_loss(), QUERIES)) == {"divergence", "reply_length", "unfinished"}
+    assert set(reply_parts(planted_loss(), QUERIES)) == {"divergence", "length", "finished"}
     assert "opens_refusing_harmless" not in reply_parts(planted_loss(), [q._replace(harmful=True) for q in QUERIES], tokens)
 
 
@@ -331,7 +331,7 @@ def test_the_table_of_token_weights_holds_a_row_per_token_and_no_text():
 
 def test_collapse_and_over_refusal_are_named_and_a_sound_training_is_not():
     def history(lengths, openings):
-        rows = [(step, "reply_length", value) for step, value in enumerate(lengths)]
+        rows = [(step, "length", value) for step, value in enumerate(lengths)]
         rows += [(step, "opens_refusing_harmless", value) for step, value in enumerate(openings)]
         return pd.DataFrame(rows, columns=["step", "statistic", "value"])
 
@@ -339,3 +339,6 @@ def test_collapse_and_over_refusal_are_named_and_a_sound_training_is_not():
     short, refusing = collapse_notes(history([20, 20, 6, 6], [0.0, 0.0, 0.1, 0.1]))
     assert "shrank from 20.0 to 6.0 tokens" in short and "rose from 0.000 to 0.100" in refusing
     assert collapse_notes(history([20], [])) == []
+    judged = [(step, "harmless_refusal", rate) for step, rates in ((0, (0.0, 0.02)), (9, (0.0, 0.1))) for rate in rates]
+    (judged_note,) = collapse_notes(pd.DataFrame(judged, columns=["step", "statistic", "value"]))
+    assert "Refusals of harmless requests rose from 0.010 to 0.050" in judged_note

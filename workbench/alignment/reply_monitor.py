@@ -12,7 +12,7 @@ from workbench.alignment.msd import MSDLoss
 from workbench.interventions.refusal_tokens import RefusalTokens
 
 #: Parts of a loss that :func:`reply_parts` gives, in the order they are logged.
-PARTS = ("divergence", "reply_length", "unfinished", "opens_refusing_harmful", "opens_refusing_harmless")
+PARTS = ("divergence", "length", "finished", "opens_refusing_harmful", "opens_refusing_harmless")
 COLUMNS = ("prompt_id", "language", "harmful", "token_index", "teacher", "student", "weight", "divergence")
 
 
@@ -29,8 +29,8 @@ def reply_parts(step: MSDLoss, queries: Sequence[Query], tokens: RefusalTokens |
     Returns
     -------
     dict
-        ``divergence`` (mean over replies of the mean over tokens, not weighted, in nats), ``reply_length`` (mean, tokens), ``unfinished`` (share of
-        replies cut at the longest length), and ``opens_refusing_harmful`` and ``_harmless``: the share of replies whose first token opens a
+        ``divergence`` (mean over replies of the mean over tokens, not weighted, in nats), ``length`` (mean, tokens), ``finished`` (share of replies
+        that ended before the longest length), and ``opens_refusing_harmful`` and ``_harmless``: the share of replies whose first token opens a
         refusal, each only where there is such a query.
 
     References
@@ -40,8 +40,8 @@ def reply_parts(step: MSDLoss, queries: Sequence[Query], tokens: RefusalTokens |
     lengths = step.replies.lengths
     parts = {
         "divergence": float((step.divergence.sum(dim=1) / lengths).mean()),
-        "reply_length": float(lengths.float().mean()),
-        "unfinished": float((~step.replies.finished).float().mean()),
+        "length": float(lengths.float().mean()),
+        "finished": float(step.replies.finished.float().mean()),
     }
     opens: dict[str, list[bool]] = {"harmful": [], "harmless": []}
     for query, first in zip(queries, step.replies.ids[:, 0].tolist(), strict=True):
@@ -67,18 +67,19 @@ def token_weight_rows(step: MSDLoss, queries: Sequence[Query]) -> pd.DataFrame:
 
 
 def collapse_notes(history: pd.DataFrame, *, shorter: float = 0.5, refusing: float = 0.02, window: int = 5) -> list[str]:
-    """Say where a training went wrong by its own replies: its last logged rows against its first.
+    """Say where a training went wrong by its own replies: the last rows of its history against the first.
 
     Parameters
     ----------
     history : DataFrame
-        step, statistic, value, with the parts of :func:`reply_parts`.
+        step, statistic, value; of several languages the mean. ``length`` and ``opens_refusing_harmless`` are of sampled replies
+        (:func:`reply_parts`), ``harmless_refusal`` is what a monitor judged.
     shorter : float
         Share of their first length under which replies count as collapsed.
     refusing : float
         Rise of refusals among harmless requests that is spoken of, as a share.
     window : int
-        Rows averaged at either end.
+        Steps averaged at either end, at most half of those there are.
 
     Returns
     -------
@@ -86,14 +87,15 @@ def collapse_notes(history: pd.DataFrame, *, shorter: float = 0.5, refusing: flo
         Empty where neither shows.
     """
     notes = []
-    for name in ("reply_length", "opens_refusing_harmless"):
-        values = history[history["statistic"] == name].sort_values("step")["value"].to_numpy(dtype=float)
+    for name in ("length", "opens_refusing_harmless", "harmless_refusal"):
+        values = history[history["statistic"] == name].groupby("step")["value"].mean().to_numpy(dtype=float)
         if len(values) < 2:
             continue
         n = min(window, len(values) // 2)
         first, last = float(values[:n].mean()), float(values[-n:].mean())
-        if name == "reply_length" and last < shorter * first:
+        if name == "length" and last < shorter * first:
             notes.append(f"Replies shrank from {first:.1f} to {last:.1f} tokens while training: a sign of collapse to short, over-cautious replies.")
-        if name == "opens_refusing_harmless" and last - first > refusing:
-            notes.append(f"Replies to harmless requests that open as refusals rose from {first:.3f} to {last:.3f} while training: over-refusal.")
+        if name != "length" and last - first > refusing:
+            what = "Refusals of harmless requests" if name == "harmless_refusal" else "Replies to harmless requests that open as refusals"
+            notes.append(f"{what} rose from {first:.3f} to {last:.3f} while training: over-refusal.")
     return notes
