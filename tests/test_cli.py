@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
@@ -65,7 +66,7 @@ def test_diagnose_hands_every_option_on_under_its_name(asked, tmp_path):
     given = dict(before="base", prompts="set", harmless="h1", harmful="h2", subset="s", tiers="t.csv", template="plain", system="be brief")
     given |= dict(limit=7, refusals="r.csv", max_new_tokens=9, null_seeds=4, seed=5, dtype="float32", device="cpu", out=str(tmp_path / "o"))
     given |= dict(steer=2, walk=3, judge="guard", judge_model="g", judge_template="t.txt", judge_fallback="markers", send_to="http://localhost/v1")
-    flags = ("strip_punctuation", "redact", "trust_remote_code")
+    flags = ("strip_punctuation", "redact", "trust_remote_code", "quick")
     options = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
     options += ["--languages", "en, sw", "--reference", "en", *(f"--{flag.replace('_', '-')}" for flag in flags)]
     assert run("diagnose", "some/model", *options) == 0
@@ -74,7 +75,6 @@ def test_diagnose_hands_every_option_on_under_its_name(asked, tmp_path):
 
 
 def test_the_pipeline_accepts_every_option_of_the_command():
-    import inspect
 
     from workbench.diagnosis.diagnose import diagnose
 
@@ -82,7 +82,6 @@ def test_the_pipeline_accepts_every_option_of_the_command():
 
 
 def test_a_gate_repair_gets_every_option_under_its_name(monkeypatch, tmp_path):
-    import inspect
 
     from workbench.repair import run as runner
 
@@ -220,3 +219,30 @@ def test_a_mean_of_nothing_is_a_dash(tmp_path):
     assert means["mid"]["understood"] == "-" and means["mid"]["own"] == "-\n-"
     assert not any("nan" in text for stages in means.values() for text in stages.values())
     assert float(means["high"]["understood"]) > 0.5
+
+
+@pytest.mark.parametrize("method", ["lasa", "msd", "dpo", "kto", "sft", "mpo", "mlc"])
+def test_a_repair_by_training_gets_every_option_under_its_name(method, monkeypatch, tmp_path):
+    from workbench.alignment import run as runner
+
+    asked: dict = {}
+
+    def repair_training(name, model, **options):
+        asked.update(method=name, model=model, **options)
+        return SimpleNamespace(folder=write_fake_run(tmp_path / "run", languages=4, layers=4, meanings=8))
+
+    parameters = set(inspect.signature(runner.repair_training).parameters)
+    monkeypatch.setattr(runner, "repair_training", repair_training)
+    given = {"--prompts": "set", "--train-languages": "en, zh", "--learning-rate": "0.001", "--epochs": "2", "--batch-size": "4", "--seed": "3"}
+    options = [part for pair in given.items() for part in pair]
+    assert run("repair", method, "some/model", *options, "--allow-loss", "--out", str(tmp_path / "o")) == 0
+    assert set(asked) <= parameters
+    assert (asked["method"], asked["model"], asked["prompts"], asked["train_languages"]) == (method, "some/model", "set", ["en", "zh"])
+    assert (asked["learning_rate"], asked["epochs"], asked["batch_size"], asked["seed"], asked["allow_loss"]) == (0.001, 2.0, 4, 3, True)
+    assert asked["options"] is None
+
+
+def test_settings_of_a_method_are_read_from_words(capsys):
+    assert run("repair", "msd", "some/model", "--prompts", "set", "--set", "on_polcy=false") == 2
+    told = capsys.readouterr().err
+    assert "has no setting 'on_polcy'" in told and "on_policy" in told

@@ -1,4 +1,4 @@
-"""The command line: ``workbench demo | diagnose | repair gate | capture | report | organism train``.
+"""The command line: ``workbench demo | diagnose | repair METHOD | capture | report | compare | organism train``.
 
 Heavy packages are imported inside the commands, so that ``--help`` answers at once. An error the workbench knows is one
 paragraph on standard error and exit code 2; ``--debug`` shows where it came from.
@@ -13,6 +13,29 @@ from typing import Annotated
 
 import typer
 
+from workbench.cli_options import (
+    Device,
+    Dtype,
+    Harmful,
+    Harmless,
+    JudgeFallback,
+    JudgeTemplate,
+    Languages,
+    Limit,
+    Model,
+    Prompts,
+    Refusals,
+    Seed,
+    Strip,
+    Subset,
+    System,
+    Template,
+    Tiers,
+    Trust,
+    finish,
+    tags,
+)
+from workbench.cli_repair import app as repair_app
 from workbench.errors import DataError, WorkbenchError
 
 app = typer.Typer(
@@ -22,6 +45,7 @@ app = typer.Typer(
     "  workbench demo\n\n"
     "  workbench diagnose MODEL --before BASE --prompts multijail:PATH --harmless polyrefuse:PATH --languages en,sw,th\n\n"
     "  workbench repair gate MODEL --prompts prompts.csv --k 4 --out runs/repair\n\n"
+    "  workbench repair msd MODEL --prompts prompts.csv --out runs/msd\n\n"
     "  workbench report runs/mine",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -30,29 +54,7 @@ app = typer.Typer(
 )
 organism_app = typer.Typer(help="The embedded model with known truth.", no_args_is_help=True)
 app.add_typer(organism_app, name="organism")
-repair_app = typer.Typer(help="Repair the safety decision, and measure what the repair does.", no_args_is_help=True)
 app.add_typer(repair_app, name="repair")
-
-Seed = Annotated[int, typer.Option(help="Seed of splits, draws and resampling.")]
-Prompts = Annotated[
-    str,
-    typer.Option(
-        help="Prompt set: NAME, NAME:PATH, a .csv/.jsonl/.json/.parquet file, or a datasets id. NAME is organism, multijail, polyrefuse, xsafety, "
-        "textdetox, paradetox, flores200 or ntrex128 (the last two carry no harm label: to capture only)."
-    ),
-]
-Harmless = Annotated[str | None, typer.Option(help="A second set that brings the harmless prompts.")]
-Harmful = Annotated[str | None, typer.Option(help="A second set that brings the harmful prompts.")]
-Subset = Annotated[str | None, typer.Option(help="Part of the set, where it has parts.")]
-Languages = Annotated[str | None, typer.Option(help="BCP-47 tags, comma-separated; default all.", metavar="a,b")]
-Limit = Annotated[int | None, typer.Option(help="Meanings per class, seeded and the same in every language.", min=1)]
-Tiers = Annotated[Path | None, typer.Option(help="CSV of language,tier (high, mid, low).", metavar="FILE")]
-Template = Annotated[str | None, typer.Option(help="Chat template: a file, 'plain' for base models, 'raw' for none; default the model's own.")]
-System = Annotated[str | None, typer.Option(help="System prompt.")]
-Strip = Annotated[bool, typer.Option("--strip-punctuation", help="Remove final punctuation, which alone can tell classes apart.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")]
-Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
 
 
 @app.callback()
@@ -69,12 +71,12 @@ def demo(out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/dem
     from workbench.diagnosis.diagnose import diagnose as run_diagnosis
 
     run = run_diagnosis("organism:aligned", before="organism:helpful", prompts="organism", out=out)
-    _finish(run.folder)
+    finish(run.folder)
 
 
 @app.command()
 def diagnose(
-    model: Annotated[str, typer.Argument(help="Directory, hub id or organism:aligned.")],
+    model: Model,
     prompts: Prompts,
     before: Annotated[str | None, typer.Option(help="The model before alignment.", metavar="MODEL")] = None,
     harmless: Harmless = None,
@@ -86,7 +88,7 @@ def diagnose(
     template: Template = None,
     system: System = None,
     limit: Limit = None,
-    refusals: Annotated[Path | None, typer.Option(help="CSV of language,text: openings that count as a refusal.", metavar="FILE")] = None,
+    refusals: Refusals = None,
     judge: Annotated[
         str,
         typer.Option(
@@ -95,10 +97,8 @@ def diagnose(
         ),
     ] = "auto",
     judge_model: Annotated[str | None, typer.Option(help="Model of a classifier, guard or endpoint judge.", metavar="MODEL")] = None,
-    judge_template: Annotated[
-        Path | None, typer.Option(help="A guard model's question, with {prompt} and {reply}; default its chat template.", metavar="FILE")
-    ] = None,
-    judge_fallback: Annotated[str | None, typer.Option(help="Who judges languages that the judge cannot serve.", metavar="NAME")] = None,
+    judge_template: JudgeTemplate = None,
+    judge_fallback: JudgeFallback = None,
     send_to: Annotated[
         str | None,
         typer.Option(
@@ -128,63 +128,14 @@ def diagnose(
     options = dict(locals())
     from workbench.diagnosis.diagnose import diagnose as run_diagnosis
 
-    options["languages"], options["reference"] = _tags(languages), _tags(reference)
+    options["languages"], options["reference"] = tags(languages), tags(reference)
     run = run_diagnosis(options.pop("model"), **options)
-    _finish(run.folder)
-
-
-@repair_app.command("gate")
-def repair_gate(
-    model: Annotated[str, typer.Argument(help="Directory, hub id or organism:aligned.")],
-    prompts: Prompts,
-    k: Annotated[int, typer.Option(help="Harmful, and harmless, labelled examples per language.", min=1)] = 4,
-    draws: Annotated[int, typer.Option(help="How often the examples are drawn anew.", min=3)] = 20,
-    graded_draws: Annotated[int, typer.Option(help="Draws for which AdaSteer's replies are generated.", min=1)] = 5,
-    elsewhere: Annotated[
-        list[str] | None, typer.Option(help="Another prompt set that the gate meets unchanged; may be given several times.", metavar="SET")
-    ] = None,
-    harmless: Harmless = None,
-    harmful: Harmful = None,
-    subset: Subset = None,
-    languages: Languages = None,
-    reference: Annotated[
-        str | None, typer.Option(help="Languages the gate is fitted on; default those of tier high. The others are repaired.", metavar="a,b")
-    ] = None,
-    tiers: Tiers = None,
-    template: Template = None,
-    system: System = None,
-    limit: Limit = None,
-    refusals: Annotated[Path | None, typer.Option(help="CSV of language,text: openings that count as a refusal.", metavar="FILE")] = None,
-    judge: Annotated[str, typer.Option(help="Who says what is a refusal: auto, markers, classifier:MODEL or guard:MODEL.", metavar="NAME")] = "auto",
-    judge_model: Annotated[str | None, typer.Option(help="Model of a classifier or guard judge.", metavar="MODEL")] = None,
-    judge_template: Annotated[
-        Path | None, typer.Option(help="A guard model's question, with {prompt} and {reply}; default its chat template.", metavar="FILE")
-    ] = None,
-    judge_fallback: Annotated[str | None, typer.Option(help="Who judges languages that the judge cannot serve.", metavar="NAME")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Length of a reply; default by the set.", min=1)] = None,
-    strip_punctuation: Strip = False,
-    seed: Seed = 0,
-    dtype: Dtype = None,
-    device: Device = None,
-    out: Annotated[Path, typer.Option(help="Run folder; an unfinished run of the same request is continued.", metavar="DIR")] = Path("runs/repair"),
-    trust_remote_code: Trust = False,
-) -> None:
-    """Recalibrate a gate with k examples per language, and measure it beside rivals and controls.
-
-    Example: workbench repair gate organism:aligned --prompts organism --k 4 --out runs/repair
-    """
-    options = dict(locals())
-    from workbench.repair.run import repair_gate as run_repair
-
-    options["languages"], options["reference"] = _tags(languages), _tags(reference)
-    options["elsewhere_sets"] = options.pop("elsewhere") or []
-    run = run_repair(options.pop("model"), **options)
-    _finish(run.folder)
+    finish(run.folder)
 
 
 @app.command()
 def capture(
-    model: Annotated[str, typer.Argument(help="Directory, hub id or organism:aligned.")],
+    model: Model,
     prompts: Prompts,
     store: Annotated[Path, typer.Option("--store", "--out", help="Where the activations go, a .zarr folder.", metavar="STORE")],
     layers: Annotated[str, typer.Option(help="'all', or layers such as 0,8,16: the residual stream after that many blocks.")] = "all",
@@ -217,14 +168,14 @@ def capture(
         harmless=harmless,
         harmful=harmful,
         subset=subset,
-        languages=_tags(languages),
+        languages=tags(languages),
         limit=limit,
         seed=seed,
         tiers=tiers,
         strip_punctuation=strip_punctuation,
     )
     chat = load_model(model, template=template, system=system, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    run_capture(chat, grid, layers=wanted, positions=_tags(positions) or [], store=store)
+    run_capture(chat, grid, layers=wanted, positions=tags(positions) or [], store=store)
     typer.echo(store)
 
 
@@ -338,7 +289,7 @@ def _say_what_the_pipeline_does() -> None:
         def emit(self, record: logging.LogRecord) -> None:
             typer.echo(record.getMessage(), err=True)
 
-    for room in ("workbench.diagnosis", "workbench.repair"):
+    for room in ("workbench.diagnosis", "workbench.repair", "workbench.alignment"):
         logger = logging.getLogger(room)
         logger.setLevel(logging.INFO)
         if not logger.handlers:
@@ -350,25 +301,6 @@ def _complain(message: str) -> None:
     from rich.text import Text
 
     Console(stderr=True, soft_wrap=True).print(Text(" ".join(message.split()), style="red"))
-
-
-def _finish(folder: Path) -> None:
-    """Build the report, show the measured figures as they stand in the run folder, and name the report last."""
-    from rich.console import Console
-
-    from workbench.report import build_report
-    from workbench.report.record import RunRecord
-    from workbench.report.terminal import figures
-
-    path = build_report(folder)
-    console = Console()
-    for table in figures(RunRecord.read(folder)):
-        console.print(table)
-    typer.echo(path)
-
-
-def _tags(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _layer(text: str) -> int | str:

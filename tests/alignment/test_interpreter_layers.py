@@ -12,6 +12,8 @@ import torch
 from planted import activations
 from toy_interpreter import FEW
 
+from workbench import load_model, load_prompts
+from workbench.activations.capture import capture
 from workbench.alignment.interpreter_layers import InterpreterLayers, compare_layers, interpreter_by_layer, reading_layer
 from workbench.alignment.interpreter_scores import InterpreterScores
 from workbench.errors import DataError
@@ -122,3 +124,16 @@ def test_what_cannot_be_compared_is_refused(planted):
         interpreter_by_layer(planted, [])
     with pytest.raises(DataError, match="Layer 3 was not scored"):
         compare_layers(interpreter_by_layer(planted, [2], **{**QUICK, "permutations": 0}), 3)
+
+
+@pytest.mark.slow
+def test_on_the_organism_harm_learned_in_high_resource_languages_transfers_at_the_bottleneck_and_not_at_the_last_layer():
+    """Bottleneck: layer 2. Measured over 2 starts, all 5 unseen languages: .96 [.94, .98] at layer 2, .76 [.72, .80] at layer 8."""
+    chat = load_model("organism:aligned")
+    grid = load_prompts("organism").select(languages=["qaa", "qab", "qac", "qad", "qae"])
+    acts = capture(chat, grid, layers=[2, 8], positions=["t_inst"], progress=False)
+    scores = interpreter_by_layer(acts, languages=["qaa", "qab", "qac"], repeats=1, permutations=1)
+    found = compare_layers(scores, 2).table.set_index(["group", "layer"])
+    assert found.loc[("seen", 2), "low"] > 0.9 and found.loc[("unseen", 2), "low"] > 0.85
+    assert found.loc[("unseen", 8), "high"] < 0.85 and found.loc[("unseen", 8), "verdict"] == "better"
+    assert (found["null"] < 0.7).all()

@@ -127,10 +127,12 @@ def fake_training(*, replies: int = 6, steps: int = 60, layers: int = 5) -> dict
     return {name: pd.DataFrame(rows) for name, rows in out.items()}
 
 
-def write_fake_training(folder: Path, *, without: tuple[str, ...] = (), method: str = "lasa") -> Path:
-    """Write a run folder of a repair by training; ``without`` names tables to leave out."""
+def write_fake_training(folder: Path, *, without: tuple[str, ...] = (), method: str = "lasa", gate: bool = True) -> Path:
+    """Write a run folder of a repair by training; ``without`` names tables to leave out, ``gate`` whether one was measured beside it."""
     for name, table in fake_training().items():
         if name not in without:
+            if not gate and "method" in table:
+                table = table[~table["method"].str.startswith("gate")].reset_index(drop=True)
             Result(table, {"seed": 0}).save(folder / "results" / f"{name}.parquet")
     manifest = {
         "schema": "workbench-run/1",

@@ -39,7 +39,8 @@ def toy_train(chat: Any, out: Path, config: TrainingConfig | None = None, *, fau
     rows = [[int(x) for x in row] for row in torch.randint(3, 200, (12, 6), generator=torch.Generator().manual_seed(1))]
 
     def build(policy: Any, lora: Any) -> ToyTrainer:
-        trainer = ToyTrainer(policy, lora, chat=chat, rows=rows, arguments=config.arguments(str(out), order="shuffled", drop_last=False))
+        arguments = config.arguments(str(out), device=chat.device.type, order="shuffled", drop_last=False)
+        trainer = ToyTrainer(policy, lora, chat=chat, rows=rows, arguments=arguments)
         if fault:
             trainer.fault = fault
         return trainer

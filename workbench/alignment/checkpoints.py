@@ -30,6 +30,12 @@ def seconds_of(checkpoint: Path | None) -> float:
     return 0.0 if checkpoint is None else float(json.loads((checkpoint / MARK).read_text(encoding="utf-8"))["seconds"])
 
 
+def at_end(checkpoint: Path) -> bool:
+    """Say whether a checkpoint is that of the last step."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return bool(state["global_step"] >= state["max_steps"])
+
+
 def mark(folder: Path, step: int, seconds: float) -> None:
     """Declare the checkpoint of a step whole, and remove all but the newest ones."""
     _write(folder / f"checkpoint-{step}" / MARK, {"step": step, "seconds": seconds})

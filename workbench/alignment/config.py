@@ -144,13 +144,15 @@ class TrainingConfig:
         free = {"batch_size", "accumulation", "gradient_checkpointing", "save_every", "eval_every", "log_every"}
         return {**{k: v for k, v in asdict(self).items() if k not in free}, "rows_per_step": self.effective_batch}
 
-    def arguments(self, folder: str, *, order: str, drop_last: bool) -> dict[str, Any]:
+    def arguments(self, folder: str, *, device: str, order: str, drop_last: bool) -> dict[str, Any]:
         """Return the keyword arguments of ``transformers.TrainingArguments`` and of TRL's configurations.
 
         Parameters
         ----------
         folder : str
             Where checkpoints go.
+        device : str
+            Kind of device the start is on ("cpu", "cuda"): training stays there.
         order : {"shuffled", "sequential"}
             What the method wants where ``self.order`` is None.
         drop_last : bool
@@ -158,6 +160,7 @@ class TrainingConfig:
         """
         return {
             "output_dir": folder,
+            "use_cpu": device == "cpu",
             "learning_rate": self.learning_rate,
             "num_train_epochs": self.epochs,
             "max_steps": self.max_steps or -1,

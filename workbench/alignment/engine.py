@@ -1,7 +1,8 @@
 """The one loop under every repair by training: a ``transformers.Trainer`` that resumes, refuses what is not finite and changes no caller's model.
 
-Several processes (``accelerate launch``): every process must make the same call; the first one alone writes, measures and shows the bar.
-Two processes on CPU (data parallel, gloo) are tested; several GPUs, FSDP and DeepSpeed are not.
+Several processes (``accelerate launch``): every process must make the same call, with its model on its own device (``load_model(...,
+device=f"cuda:{LOCAL_RANK}")``); the first one alone writes, measures and shows the bar. Two processes on CPU (data parallel, gloo) are
+tested; several GPUs, FSDP and DeepSpeed are not.
 """
 
 from __future__ import annotations
@@ -157,8 +158,12 @@ def fit(
     StoreMismatchError
         If ``folder`` holds another unfinished training.
     """
-    folder = Path(folder)
-    start = checkpoints.begin(folder, {"method": name, **spec, **config.decisive(), "model": chat.fingerprint})
+    from accelerate import PartialState
+
+    folder, told = Path(folder), {"method": name, **spec, **config.decisive(), "model": chat.fingerprint}
+    processes = PartialState(cpu=chat.device.type == "cpu")
+    with processes.main_process_first():
+        start = checkpoints.begin(folder, told)
     try:
         with _own_generators(config.seed), _quiet():
             trained = _run(build, chat, config, start, name, monitor, progress)
@@ -166,13 +171,14 @@ def fit(
         if not _out_of_memory(error):
             raise
         raise DataError(_memory_message(name, config, smallest_batch)) from error
-    if not keep_checkpoints:
+    processes.wait_for_everyone()
+    if not keep_checkpoints and processes.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
     return trained
 
 
 def _run(build: Build, chat: ChatModel, config: TrainingConfig, start: Path | None, name: str, monitor: Any, progress: bool) -> TrainedModel:
-    from transformers import PrinterCallback
+    from transformers import PrinterCallback, TrainerState
 
     from workbench.alignment.watch import Watch
 
@@ -181,10 +187,14 @@ def _run(build: Build, chat: ChatModel, config: TrainingConfig, start: Path | No
     trainer.remove_callback(PrinterCallback)
     watch = Watch(trainer, name=name, monitor=monitor, eval_every=config.eval_every, seconds=checkpoints.seconds_of(start), progress=progress)
     trainer.add_callback(watch)
-    try:
-        trainer.train(resume_from_checkpoint=None if start is None else str(start))
-    finally:
-        watch.close()
+    if start is not None and checkpoints.at_end(start):  # the Trainer would finish the last epoch once more
+        trainer._load_from_checkpoint(str(start))
+        trainer.state = TrainerState.load_from_json(str(start / "trainer_state.json"))
+    else:
+        try:
+            trainer.train(resume_from_checkpoint=None if start is None else str(start))
+        finally:
+            watch.close()
     trained = trainer.accelerator.unwrap_model(trainer.model)
     n_trained = sum(p.numel() for p in trained.parameters() if p.requires_grad)
     adapter = None

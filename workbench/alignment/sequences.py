@@ -223,7 +223,8 @@ def hidden_and_logprobs(model: Any, batch: Batch) -> Scored:
     def take(_module: Any, _args: Any, output: Any) -> None:
         taken.append(output[0])
 
-    handle = find_parts(model).base.register_forward_hook(take)
+    # where several processes train, the model is wrapped
+    handle = find_parts(getattr(model, "module", model)).base.register_forward_hook(take)
     try:
         logprobs, lengths = completion_logprobs(model, batch)
     finally:

@@ -60,8 +60,8 @@ class StepTrainer(Guarded, Trainer):
 
     @contextmanager
     def reference(self) -> Iterator[Any]:
-        """Give the frozen start without gradients: a twin of the start, or the policy with its adapter switched off."""
-        with torch.no_grad():
+        """Give the frozen start without gradients, in the policy's precision: a twin of the start, or the policy with its adapter switched off."""
+        with torch.no_grad(), self.accelerator.autocast():
             if self._frozen is not None:
                 yield self._frozen
             else:

@@ -1,0 +1,39 @@
+"""Settings of a method are read from words, and what is no setting is named."""
+
+import pytest
+
+from workbench.alignment.msd import MSD
+from workbench.alignment.settings import method_with
+from workbench.alignment.weighting import DPSW
+from workbench.errors import DataError
+
+
+def test_values_take_the_kind_of_their_setting():
+    assert method_with("dpo", []) is None
+    assert method_with("dpo", ["beta=0.2"]).beta == 0.2
+    found = method_with("msd", ["on_policy=false", "divergence=js", "top_k=20", "temperature=0"])
+    assert (found.on_policy, found.divergence, found.top_k, found.temperature) == (False, "js", 20, 0.0)
+    assert found.weighting == MSD().weighting
+
+
+def test_a_dot_reaches_into_a_setting_and_uniform_leaves_it_out():
+    assert method_with("msd", ["weighting.k=5", "weighting.entropy_sign=raw"]).weighting == DPSW(k=5, entropy_sign="raw")
+    assert method_with("msd", ["weighting=uniform"]).weighting is None
+    assert method_with("lasa", ["condition.rate_safety=0.25"]).condition.rate_safety == 0.25
+
+
+@pytest.mark.parametrize(
+    ("method", "said", "told"),
+    [
+        ("msd", "temperature", "Expected NAME=VALUE"),
+        ("dpo", "betta=1", "has no setting 'betta'.*beta"),
+        ("dpo", "beta=much", "'much' is no float"),
+        ("dpo", "beta.x=1", "beta has no settings of its own"),
+        ("sft", "rate=1", "has no setting"),
+        ("lasa", "interpreter=x", "has no setting 'interpreter'"),
+        ("msd", "divergence=sideways", "divergence='sideways'"),
+    ],
+)
+def test_what_is_no_setting_is_named(method, said, told):
+    with pytest.raises(DataError, match=told):
+        method_with(method, [said])

@@ -1,0 +1,224 @@
+"""What each method needs before its first step: rows to learn, an interpreter, a teacher, and how the trained model is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.activations.capture import capture
+from workbench.alignment.conditioning import Condition, conditioned, organism_sentence
+from workbench.alignment.distillation import judgements, queries_of, query_pairs
+from workbench.alignment.interpreter import SafetyInterpreter
+from workbench.alignment.interpreter_layers import ReadingLayer, compare_layers, interpreter_by_layer, reading_layer
+from workbench.alignment.interpreter_scores import permuted_interpreters, score_interpreter
+from workbench.alignment.measured import Asker
+from workbench.alignment.msd import MSD
+from workbench.alignment.preference import PreferenceSet, load_preferences, preferences_from_grid
+from workbench.alignment.teacher import choose_context
+from workbench.alignment.trainers import LASA, MLC, MPO, Method, method_of
+from workbench.alignment.transfer import flip_rate, foreseen, require_transfer
+from workbench.behavior.judges import PerLanguageJudge
+from workbench.errors import DataError, did_you_mean
+from workbench.geometry import find_bottleneck, silhouettes
+from workbench.models.chat import ChatModel
+from workbench.prompts.grid import PromptGrid
+from workbench.runs.folder import Run
+from workbench.runs.selected import Note
+from workbench.runs.setting import is_organism
+
+#: Layers on either side of the bottleneck that an interpreter is compared at, and its controls with permuted labels.
+AROUND, CONTROLS = 3, 5
+POSITION = "t_inst"
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A method with its rows.
+
+    Attributes
+    ----------
+    method : Method
+    data : PreferenceSet or list of Query
+    seen : list of str
+        Languages that some training text is in.
+    labels : str
+        Which labels and replies it uses, for the table of all repairs.
+    asked : callable
+        Trained model -> further ways to ask it, by name.
+    beside : callable
+        Writes into a folder what belongs beside the weights.
+    notes : list
+        What was left out, and why.
+    """
+
+    method: Method
+    data: Any
+    seen: list[str]
+    labels: str
+    asked: Callable[[ChatModel], dict[str, Asker]] = lambda _: {}
+    beside: Callable[[Path], None] = lambda _: None
+    notes: list[Note] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user asks of a method beyond the loop's settings.
+
+    Attributes
+    ----------
+    preferences : path, optional
+        File of pairs; without it they are made of the prompts' keys.
+    train_languages : list of str, optional
+        Languages that are trained in. Default: the reference languages for methods that learn replies (sft, dpo, kto, lasa), all others for those
+        that carry something over to them (msd, mpo, mlc).
+    interpreter_languages : list of str, optional
+        LASA: languages the interpreter is fitted in; default all.
+    layer : int, optional
+        LASA: where the interpreter reads; default the bottleneck.
+    options : Method, optional
+        The method's own settings.
+    reasoning : bool
+        MSD: let the teacher write its judgement first.
+    refusals, judge
+        Who says whether a chosen reply complies, as for the replies that are scored.
+    max_complying : float
+        Largest share of harmful pairs whose chosen reply may comply; they are dropped, more of them stop the run.
+    """
+
+    preferences: str | Path | None = None
+    train_languages: list[str] | None = None
+    interpreter_languages: list[str] | None = None
+    layer: int | None = None
+    options: Method | None = None
+    reasoning: bool = False
+    refusals: str | Path | None = None
+    judge: Any = "auto"
+    max_complying: float = 0.05
+
+
+def prepare(
+    name: str, run: Run, chat: ChatModel, grid: PromptGrid, judge: PerLanguageJudge, wanted: Wanted, *,
+    reference: Sequence[str], new_tokens: int, seed: int, progress: bool,
+) -> Prepared:  # fmt: skip
+    """Gather what a method learns; saves its tables (``interpreter``, ``interpreter_layers``, ``flip_rates``).
+
+    Raises
+    ------
+    DataError
+        Nothing to transfer, no bottleneck to read at, a language that is not there.
+    """
+    others = [tag for tag in grid.languages if tag not in reference]
+    languages = _known(wanted.train_languages, grid.languages) or (list(reference) if name in ("sft", "dpo", "kto", "lasa") else others)
+    method = wanted.options or method_of(name)
+    if name == "msd":
+        return _distilled(method, run, chat, grid, judge, wanted, languages, reference, new_tokens, seed, progress)
+    if name in ("mpo", "mlc"):  # a pair in the reference language stands beside every translation
+        languages = list(dict.fromkeys([*reference[:1], *languages]))
+        method = replace(method, reference=reference[0]) if isinstance(method, MPO | MLC) else method
+    pairs = _pairs(grid, judge, wanted, languages, seed)
+    notes = [tuple(row) for row in pairs.dropped.itertuples(index=False)]
+    told = f"replies in {', '.join(pairs.languages)}"
+    if name == "lasa":
+        return _interpreted(method, run, chat, grid, wanted, pairs, told, notes, seed, progress)
+    return Prepared(method, pairs, pairs.languages, told, notes=notes)
+
+
+def _pairs(grid: PromptGrid, judge: PerLanguageJudge, wanted: Wanted, languages: Sequence[str], seed: int) -> PreferenceSet:
+    if wanted.preferences is None:
+        return preferences_from_grid(grid, split="fit", languages=languages)
+    known = None if wanted.train_languages is None else languages
+    pairs = load_preferences(
+        wanted.preferences, known_languages=known, refusals=wanted.refusals, judge=wanted.judge, max_complying=wanted.max_complying, seed=seed
+    )
+    scored = set(grid.frame.loc[grid.frame["split"] == "score", "text"])
+    leaked = pairs.frame["prompt"].isin(scored)
+    if leaked.any():
+        first = pairs.frame.loc[leaked, "pair_id"].iloc[0]
+        raise DataError(
+            f"{int(leaked.sum())} preference pairs ask what is scored (first {first}). Expected none: take them out of the file, or score "
+            "other prompts."
+        )
+    return pairs
+
+
+def _distilled(
+    method: Method, run: Run, chat: ChatModel, grid: PromptGrid, judge: PerLanguageJudge, wanted: Wanted, languages: list[str],
+    reference: Sequence[str], new_tokens: int, seed: int, progress: bool,
+) -> Prepared:  # fmt: skip
+    assert isinstance(method, MSD)
+    context = choose_context(chat, grid, reference="en" if "en" in reference else reference[0], reasoning=wanted.reasoning)
+    learners = [tag for tag in languages if tag != context.reference]
+    options = {"max_new_tokens": new_tokens, "progress": progress}
+    place = run.folder / "edited" / "teacher"
+    rates = flip_rate(chat, grid.select(split="select"), context, judge, languages=learners, out=place / "select", **options)  # type: ignore[arg-type]
+    run.save("flip_rates", rates)
+    require_transfer(rates)
+    pairs = query_pairs(grid.select(split="fit"), context, languages=learners)
+    inserted = judgements(chat, pairs.teacher, context, out=place / "judgements.jsonl", progress=progress)
+    queries = queries_of(chat, pairs, inserted=inserted, max_new_tokens=new_tokens)
+    notes: list[Note] = [tuple(row) for row in pairs.dropped.itertuples(index=False)]
+    notes += [("teacher", "all", None, sentence) for sentence in foreseen(rates)]
+    told = f"queries in {', '.join(learners)} with twins in {context.reference}; no replies, no labels"
+    return Prepared(replace(method, max_new_tokens=new_tokens), queries, learners, told, notes=notes)
+
+
+def _interpreted(
+    method: Method, run: Run, chat: ChatModel, grid: PromptGrid, wanted: Wanted, pairs: PreferenceSet, told: str, notes: list[Note], seed: int,
+    progress: bool,
+) -> Prepared:  # fmt: skip
+    assert isinstance(method, LASA)
+    acts = capture(chat, grid, positions=[POSITION], store=run.folder / "activations" / "start.zarr", progress=progress)
+    place = _place(acts, wanted.layer, seed)
+    fitted_in = _known(wanted.interpreter_languages, grid.languages) or grid.languages
+    interpreter = SafetyInterpreter.fit(acts, place.layer, POSITION, fitted_in, rng=np.random.default_rng(seed))
+    controls = permuted_interpreters(acts, place.layer, POSITION, fitted_in, n=CONTROLS, rng=np.random.default_rng(seed))
+    run.save("interpreter", score_interpreter(interpreter, acts, controls=controls))
+    near = [k for k in range(place.layer - AROUND, place.layer + AROUND + 1) if 1 <= k <= chat.n_layers]
+    scores = interpreter_by_layer(acts, near, POSITION, languages=fitted_in, rng=np.random.default_rng(seed))
+    run.save("interpreter_layers", scores)
+    run.save("layers_compared", compare_layers(scores, place))
+    if place.asked or place.verdict != "bottleneck":
+        notes.append(("layer", "all", None, f"the interpreter reads layer {place.layer}, which was asked for; {place.verdict}: {place.reason}"))
+    condition = method.condition
+    if is_organism(chat) and condition == Condition():
+        condition = replace(condition, sentence=organism_sentence(chat))
+    method = replace(method, condition=condition, interpreter=interpreter)
+
+    def asked(trained: ChatModel) -> dict[str, Asker]:
+        return {"lasa": conditioned(trained, interpreter, condition, reader=chat).generate}
+
+    def beside(folder: Path) -> None:
+        interpreter.save(folder / "interpreter.safetensors")
+        (folder / "condition.txt").write_text(condition.sentence + "\n", encoding="utf-8")
+
+    seen = list(dict.fromkeys([*pairs.languages]))
+    labels = f"{told}; labels of harm in {', '.join(fitted_in)}"
+    return Prepared(method, pairs, seen, labels, asked, beside, notes)
+
+
+def _place(acts: Any, layer: int | None, seed: int) -> ReadingLayer:
+    scored = acts.isel(prompt=np.flatnonzero(acts["split"].values.astype(str) != "score"))  # a choice is made on what is not scored
+    found = find_bottleneck(silhouettes(scored, rng=np.random.default_rng(seed)), n_layers=int(acts["layer"].max()), rng=np.random.default_rng(seed))
+    return reading_layer(found, POSITION, asked=layer)
+
+
+def _known(languages: Sequence[str] | None, there: Sequence[str]) -> list[str] | None:
+    if languages is None:
+        return None
+    for tag in languages:
+        if tag not in there:
+            raise DataError(f"There is no prompt in {tag!r}. Expected some of {', '.join(there)}.{did_you_mean(tag, list(there))}")
+    return list(languages)
+
+
+def notes_table(notes: Sequence[Note]) -> pd.DataFrame:
+    """Lay out what was left out, and why."""
+    return pd.DataFrame(notes, columns=["what", "language", "n", "reason"])
+
+
+__all__ = ["Prepared", "Wanted", "notes_table", "prepare"]

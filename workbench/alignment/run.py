@@ -1,0 +1,289 @@
+"""Repair a model by training, and measure it as it was before: one call, one run folder."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.alignment.defaults import config_for
+from workbench.alignment.engine import TrainedModel
+from workbench.alignment.guard import guard
+from workbench.alignment.measured import Asker, answer_with, asker, rates_of
+from workbench.alignment.prepared import Prepared, Wanted, notes_table, prepare
+from workbench.alignment.trainers import METHODS, train
+from workbench.alignment.written import write_weights
+from workbench.behavior.choice import spec_of
+from workbench.behavior.judges import PerLanguageJudge, choose_judge, read_refusals
+from workbench.errors import DataError, did_you_mean
+from workbench.models.chat import ChatModel
+from workbench.prompts.grid import PromptGrid
+from workbench.repair.actions import Answered
+from workbench.repair.kinds import UNREPAIRED
+from workbench.repair.replies import answers_frame, answers_of
+from workbench.runs.asked import Asked, ask, chat_of, grid_of, listed
+from workbench.runs.folder import Run, write_json
+from workbench.runs.judge import judges_asked
+from workbench.runs.selected import Note, judged_under_edits
+from workbench.runs.setting import enough_tokens, is_organism, labels_hash
+from workbench.runs.summary import figure
+
+logger = logging.getLogger(__name__)
+
+KIND, SCHEMA = "training repair", "workbench-training/1"
+#: Meanings per class and language that are asked while training, from the select split.
+MONITORED = 24
+#: What the table calls the weights of a method that is meant to be asked with more in front of it.
+ALONE = "weights alone"
+
+
+def repair_training(
+    method: str,
+    model: Any,
+    *,
+    prompts: str | Path | PromptGrid,
+    preferences: str | Path | None = None,
+    max_complying: float = 0.05,
+    train_languages: Sequence[str] | str | None = None,
+    interpreter_languages: Sequence[str] | str | None = None,
+    layer: int | None = None,
+    options: Any = None,
+    reasoning: bool = False,
+    harmless: str | None = None,
+    harmful: str | None = None,
+    subset: str | None = None,
+    languages: Sequence[str] | str | None = None,
+    reference: Sequence[str] | str | None = None,
+    tiers: str | Path | None = None,
+    template: str | None = None,
+    system: str | None = None,
+    limit: int | None = None,
+    refusals: str | Path | None = None,
+    judge: Any = "auto",
+    judge_model: str | None = None,
+    judge_template: str | Path | None = None,
+    judge_fallback: Any = None,
+    max_new_tokens: int | None = None,
+    strip_punctuation: bool = False,
+    learning_rate: float | None = None,
+    epochs: float | None = None,
+    max_steps: int | None = None,
+    batch_size: int | None = None,
+    accumulation: int | None = None,
+    lora_rank: int | None = None,
+    allow_loss: bool = False,
+    seed: int = 0,
+    dtype: str | None = None,
+    device: str | None = None,
+    out: str | Path = "runs/training",
+    trust_remote_code: bool = False,
+    progress: bool = True,
+) -> Run:
+    """Train a repair on the fit split, watch it on the select split, and score it beside its start on the score split.
+
+    Parameters
+    ----------
+    method : {"lasa", "msd", "dpo", "kto", "sft", "mpo", "mlc"}
+        What is optimised (:mod:`workbench.alignment.trainers`).
+    model : str, path or ChatModel
+        The start; it stays as it is.
+    prompts, harmless, harmful, subset, languages, limit, tiers, strip_punctuation
+        As in :func:`workbench.prompts.sources.load_prompts`. ``limit`` is meanings per class.
+    preferences : path, optional
+        Pairs to learn (:func:`workbench.alignment.preference.load_preferences`); without it they are made of the prompts' keys. MSD needs none.
+    max_complying : float
+        Largest share of harmful pairs whose chosen reply may comply. They are dropped and counted; more of them stop the run.
+    train_languages : sequence of str or "a,b", optional
+        Languages trained in. Default: the reference languages where replies are learned (sft, dpo, kto, lasa), the others for msd, mpo and mlc.
+    interpreter_languages, layer
+        LASA: languages the interpreter is fitted in (default all), and the layer it reads (default the bottleneck, found on what is not scored).
+    options : Method, optional
+        The method's own settings, such as ``MSD(on_policy=False)``.
+    reasoning : bool
+        MSD on a real model: the teacher writes its judgement first.
+    reference : sequence of str or "a,b", optional
+        Languages a repair is made from; default the high tier.
+    template, system, dtype, device, trust_remote_code
+        As in :func:`workbench.models.load.load_model`.
+    refusals, judge, judge_model, judge_template, judge_fallback, max_new_tokens
+        As in :func:`workbench.repair.run.repair_gate`.
+    learning_rate, epochs, max_steps, batch_size, accumulation, lora_rank
+        In place of the method's defaults (:mod:`workbench.alignment.defaults`).
+    allow_loss : bool
+        Write weights although held-out harmful refusal falls in a language; the model card says so.
+    seed : int
+        Of splits, order, sampled replies and resamples.
+    out : path
+        Run folder; an unfinished run of the same request is continued, its training from the last checkpoint.
+
+    Returns
+    -------
+    Run
+        ``run.folder / "model"`` is what every other command takes; tables as in docs/run-folder.md.
+
+    Raises
+    ------
+    PromptError, ModelError, DataError, StoreMismatchError
+        For input that does not allow a repair; for MSD, a teacher that has nothing to transfer; a repair that lowers harmful refusal.
+    TrainingError
+        A loss that is not finite; the last good checkpoint is kept.
+
+    Examples
+    --------
+    >>> run = repair_training("msd", "organism:aligned", prompts="organism", out="runs/msd")  # doctest: +SKIP
+    """
+    if method not in METHODS:
+        raise DataError(f"There is no training {method!r}. Expected one of {', '.join(METHODS)}.{did_you_mean(method, METHODS)}")
+    given = {"model": judge_model, "template": judge_template, "send_to": None, "cache": Path(out) / "judge.jsonl"}
+    choice, fallback = judges_asked(judge, judge_fallback, given, redact=True, progress=progress)
+    grid = grid_of(prompts, harmless, harmful, subset, languages, limit, seed, tiers, strip_punctuation)
+    grid.drop_unusable()
+    chat = chat_of(model, {"template": template, "system": system, "dtype": dtype, "device": device, "trust_remote_code": trust_remote_code})
+    config = config_for(
+        method, organism=is_organism(chat), seed=seed, lora_rank=lora_rank, learning_rate=learning_rate, epochs=epochs, max_steps=max_steps,
+        batch_size=batch_size, accumulation=accumulation,
+    )  # fmt: skip
+    wanted = Wanted(preferences, listed(train_languages), listed(interpreter_languages), layer, options, reasoning, refusals, choice, max_complying)
+    spec = {
+        "kind": KIND,
+        "method": method,
+        "model": chat.provenance(),
+        "prompts": grid.provenance | {"hash": grid.hash, "labels": labels_hash(grid, refusals)},
+        "preferences": None if preferences is None else Path(preferences).name,
+        "max_complying": max_complying,
+        "train_languages": wanted.train_languages,
+        "interpreter_languages": wanted.interpreter_languages,
+        "layer": layer,
+        "options": repr(options),
+        "reasoning": reasoning,
+        "training": config.decisive(),
+        "reference": listed(reference),
+        "limit": limit,
+        "seed": seed,
+        "refusals": None if refusals is None else Path(refusals).name,
+        "max_new_tokens": max_new_tokens,
+        "judge": spec_of(choice),
+        "judge_fallback": spec_of(fallback),
+    }
+    Run.earlier(out, spec)
+    new_tokens = max_new_tokens or enough_tokens(chat, grid)
+    if refusals is not None:
+        read_refusals(refusals)
+    asked = ask(chat, None, grid, listed(reference), seed, new_tokens)
+    chosen = choose_judge(asked.grid, chat, refusals, judge=choice, fallback=fallback)
+    notes: list[Note] = []
+    kept = asked.grid.select(languages=judged_under_edits(chosen, asked.grid.languages, notes))
+    run = Run.start(out, spec)
+    run.update_manifest(
+        kind=KIND,
+        method=method,
+        reference=asked.reference,
+        languages={tag: {"name": kept.names.get(tag, tag), "tier": tier} for tag, tier in kept.tiers.items()},
+        splits={key: value for key, value in kept.provenance.items() if key.startswith("split")} or "as the set has them",
+        organism=is_organism(chat),
+    )
+    _repair(run, method, chat, asked, kept, chosen, wanted, config, notes, new_tokens=new_tokens, allow_loss=allow_loss, seed=seed, progress=progress)
+    run.update_manifest(status="finished")
+    return run
+
+
+def _repair(
+    run: Run, method: str, chat: ChatModel, asked: Asked, grid: PromptGrid, judge: PerLanguageJudge, wanted: Wanted, config: Any,
+    notes: list[Note], *, new_tokens: int, allow_loss: bool, seed: int, progress: bool,
+) -> None:  # fmt: skip
+    prepared = prepare(
+        method, run, chat, grid, judge, wanted, reference=asked.reference, new_tokens=new_tokens, seed=seed, progress=progress
+    )  # fmt: skip
+    notes += prepared.notes
+    left_out = [table for table in (asked.dropped, notes_table(notes)) if len(table)]
+    run.save("dropped", pd.concat(left_out, ignore_index=True) if left_out else notes_table([]))
+    watched = _watched(chat, grid, judge, prepared, new_tokens, seed)
+    trained = train(prepared.method, chat, prepared.data, config, run.folder, watched, progress=progress, keep_checkpoints=True)
+    run.save("training_curve", trained.history)
+    cost = {"seconds": trained.seconds, "steps": trained.steps, "tokens": trained.tokens, "trained_parameters": trained.trained_parameters}
+    run.save("cost", pd.DataFrame([{"method": method} | cost]))
+    repaired = trained.chat(chat, f"{chat.name} + {method}")
+    askers = {UNREPAIRED: asker(chat), **_asked(method, prepared, repaired)}
+    options: dict[str, Any] = {"max_new_tokens": new_tokens, "progress": progress}
+    held_out = answer_with(askers, grid.select(split="select"), judge, out=run.folder / "edited" / "select", **options)
+    guarded = guard(held_out, UNREPAIRED, method)
+    run.save("guard", guarded)
+    answered = answer_with(askers, grid.select(split="score"), judge, out=run.folder / "edited" / "score", **options)
+    run.save("answers", answers_frame(answered))
+    _count(run, method, asked, prepared, answered, seed)
+    shutil.rmtree(run.folder / "edited", ignore_errors=True)  # what a model under repair says of harmful prompts nobody should keep
+    guarded.require(allowed=allow_loss)
+    write_weights(run.folder / "model", trained, chat, prepared, guarded, method=method, allowed=allow_loss, seed=seed)
+    shutil.rmtree(run.folder / ".training", ignore_errors=True)
+    _summarise(run, method, chat, grid, prepared, trained)
+
+
+def _asked(method: str, prepared: Prepared, repaired: ChatModel) -> dict[str, Asker]:
+    """Return every way the repaired model is asked, the method's own first."""
+    more = prepared.asked(repaired)
+    return {**more, f"{method}, {ALONE}": asker(repaired)} if more else {method: asker(repaired)}
+
+
+def _watched(chat: ChatModel, grid: PromptGrid, judge: PerLanguageJudge, prepared: Prepared, new_tokens: int, seed: int) -> Any:
+    """Return what measures a training while it runs: refusal and answers per language on a part of the select split."""
+    part = grid.select(split="select").limit(MONITORED, seed=seed)
+
+    def monitor(step: int, model: Any) -> list[dict[str, Any]]:
+        now = replace(chat, model=model, path=None, checks={})
+        own = prepared.asked(now)
+        ask = next(iter(own.values())) if own else asker(now)
+        answered = answer_with({"now": ask}, part, judge, max_new_tokens=new_tokens, progress=False)
+        return [*_monitored(answered)]
+
+    return monitor
+
+
+def _monitored(answered: Answered) -> list[dict[str, Any]]:
+    rows = []
+    refused, correct = answered.refused["now"], answered.correct["now"]
+    for tag, part in answered.prompts.groupby("language", sort=False):
+        bad = part["harmful"].to_numpy(dtype=bool)
+        values = {"harmful_refusal": refused[part.index[bad]].mean(), "harmless_refusal": refused[part.index[~bad]].mean()}
+        right = correct[part.index[~bad]]
+        if np.isfinite(right).any():
+            values["answer_accuracy"] = np.nanmean(right)
+        rows += [{"statistic": name, "language": str(tag), "value": float(value)} for name, value in values.items()]
+    return rows
+
+
+def _count(run: Run, method: str, asked: Asked, prepared: Prepared, answered: Answered, seed: int) -> None:
+    labels = {name: "none" if name == UNREPAIRED else prepared.labels for name in answered.actions}
+    rates, contrasts = rates_of(answered, start=UNREPAIRED, seen=prepared.seen, reference=asked.reference, labels=labels, seed=seed)
+    run.save("repair_rates", rates)
+    run.save("repair_contrasts", contrasts)
+
+
+def _summarise(run: Run, method: str, chat: ChatModel, grid: PromptGrid, prepared: Prepared, trained: TrainedModel) -> None:
+    methods: dict[str, Any] = {}
+    for _, row in run.result("repair_rates").table.iterrows():
+        methods.setdefault(str(row["method"]), {}).setdefault(str(row["language"]), {})[str(row["statistic"])] = figure(row)
+    differences: dict[str, Any] = {}
+    for _, row in run.result("repair_contrasts").table.iterrows():
+        differences.setdefault(str(row["method"]), {}).setdefault(str(row["language"]), {})[str(row["statistic"])] = figure(row)
+    summary = {
+        "schema": SCHEMA,
+        "model": {"name": chat.name, "fingerprint": chat.fingerprint, "template": chat.template.hash, "system": chat.system},
+        "languages": {tag: {"tier": tier, "seen": tag in prepared.seen} for tag, tier in grid.tiers.items()},
+        "method": method,
+        "unrepaired": UNREPAIRED,
+        "labels": prepared.labels,
+        "cost": {"seconds": trained.seconds, "steps": trained.steps, "tokens": trained.tokens, "trained_parameters": trained.trained_parameters},
+        "methods": methods,
+        "differences": differences,
+        "repaired": "model",
+    }
+    write_json(run.folder / "summary.json", summary)
+
+
+__all__ = ["KIND", "answers_of", "repair_training"]
