@@ -7,14 +7,17 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+EXPORT := $(VENV)/.export
+RUN ?=
 # two workers of one thread each are quicker on two cores than one worker of two threads
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint types format check clean
+.PHONY: help demo figures test test-slow lint types format check clean
 
 help:
 	@echo "make demo       diagnose the embedded model offline; ends with the path of its report (OUT=$(OUT))"
+	@echo "make figures    draw the gallery in figures/ from a run of its own, or RUN=a demo with a repair in its folder repair/"
 	@echo "make test       run the test suite"
 	@echo "make test-slow  run the tests that take minutes"
 	@echo "make lint       ruff;  make types: mypy;  make check: lint, types, test"
@@ -33,6 +36,15 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@echo "==> diagnosing the embedded model, offline, into $(OUT)"
 	@HF_HUB_OFFLINE=1 $(BIN)/workbench demo --out $(OUT)
+
+$(EXPORT): $(STAMP)
+	@echo "==> installing what draws pictures (the extra 'export')"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[export]'
+	@touch $@
+
+figures: $(EXPORT)
+	@echo "==> drawing the gallery$(if $(RUN), of $(RUN), of a demo that is run first: some minutes)"
+	@HF_HUB_OFFLINE=1 $(BIN)/python figures/make.py $(RUN)
 
 test: $(STAMP)
 	@echo "==> running the tests"

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+#: Notebooks of about a minute: fewer meanings here, as they are among the slow tests.
+CUT = {"00_where_does_it_fail": {"LIMIT": 96}}
+RUNS = [
+    *(pytest.param(path, CUT.get(path.stem, {}), id=path.stem) for path in NOTEBOOKS),
+    *(pytest.param(path, {}, id=f"{path.stem}-whole", marks=pytest.mark.slow) for path in NOTEBOOKS if path.stem in CUT),
+]
 
 
 def test_every_notebook_has_its_reviewed_script_and_no_stored_output():
@@ -23,8 +30,8 @@ def test_every_notebook_has_its_reviewed_script_and_no_stored_output():
 
 
 @pytest.mark.filterwarnings("default")  # of the Jupyter client itself; the kernel has warnings of its own, which fail below
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_a_notebook_runs_and_ends_in_a_figure(path, monkeypatch):
+@pytest.mark.parametrize(("path", "parameters"), RUNS)
+def test_a_notebook_runs_and_ends_in_a_figure(path, parameters, monkeypatch):
     import nbformat
     from nbclient import NotebookClient
 
@@ -33,6 +40,8 @@ def test_a_notebook_runs_and_ends_in_a_figure(path, monkeypatch):
     monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = nbformat.read(path, as_version=4)
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    first.source = with_parameters(first.source, parameters)
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
     assert not [out for out in outputs if out.get("name") == "stderr"], [out["text"][:300] for out in outputs if out.get("name") == "stderr"]
@@ -49,8 +58,6 @@ def test_a_notebook_runs_and_ends_in_a_figure(path, monkeypatch):
     ],
 )
 def test_a_notebook_runs_on_a_set_without_splits_and_on_one_without_harm_labels(name, parameters, tmp_path):
-    import re
-
     import workbench as wb
 
     grid = wb.load_prompts("organism", limit=16)
@@ -59,9 +66,13 @@ def test_a_notebook_runs_on_a_set_without_splits_and_on_one_without_harm_labels(
     for tag, file in (("qaa", "eng_Latn"), ("qah", "swh_Latn")):
         lines = grid.select(languages=[tag]).frame["text"]
         (tmp_path / "devtest" / f"{file}.devtest").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    script = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    filled = {parameter: value.format(tmp_path) if isinstance(value, str) else value for parameter, value in parameters.items()}
+    exec(compile(with_parameters((FOLDER / f"{name}.py").read_text(encoding="utf-8"), filled), name, "exec"), {})
+
+
+def with_parameters(source: str, parameters: dict[str, object]) -> str:
+    """Give parameters other values, in the lines that set them."""
     for parameter, value in parameters.items():
-        filled = value.format(tmp_path) if isinstance(value, str) else value
-        script, found = re.subn(rf"^{parameter} = .*$", lambda _, line=f"{parameter} = {filled!r}": line, script, flags=re.MULTILINE)
+        source, found = re.subn(rf"^{parameter} = .*$", lambda _, line=f"{parameter} = {value!r}": line, source, flags=re.MULTILINE)
         assert found == 1, parameter
-    exec(compile(script, name, "exec"), {})
+    return source

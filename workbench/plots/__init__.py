@@ -4,6 +4,7 @@ Hue is the tier of a language, dash and a direct label its tag, the marker the c
 """
 
 from workbench.plots.agreement import judge_agreement
+from workbench.plots.compared import two_runs
 from workbench.plots.cosines import direction_cosines
 from workbench.plots.elsewhere import elsewhere
 from workbench.plots.few_shot import few_shot_curve
@@ -38,6 +39,7 @@ from workbench.plots.training_curves import training_curves
 from workbench.plots.transferred import gate_transfer
 from workbench.plots.understood import understanding
 from workbench.plots.variance import variance_shares
+from workbench.plots.verdicts import verdicts
 from workbench.plots.waterfall import waterfall
 
 __all__ = [
@@ -76,7 +78,9 @@ __all__ = [
     "token_weights",
     "tokens_per_character",
     "training_curves",
+    "two_runs",
     "understanding",
     "variance_shares",
+    "verdicts",
     "waterfall",
 ]

@@ -38,7 +38,8 @@ def two_runs(result: Result | pd.DataFrame) -> go.Figure:
         for run, part, symbol, offset in zip(runs, parts, _SYMBOLS, (0.14, -0.14), strict=False):
             dots(fig, rows, part, cell, name=str(run), symbol=symbol, offset=offset, legend=cell == cells[0], form=".0%")
         low = min(-0.03, float(here["low"].min()) - 0.03)
-        fig.update_xaxes(range=[low, 1.03], tickformat=".0%", row=cell.row, col=cell.col)
+        what = "harmful minus harmless" if statistic == "selectivity" else "share of prompts"
+        fig.update_xaxes(range=[low, 1.03], tickformat=".0%", title_text=what, row=cell.row, col=cell.col)
     rows.label(fig)
     main = table[table["statistic"] == shown[-1]]
     told = " and ".join(span(main.loc[main["run"] == run, "value"], ".0%") for run in runs)

@@ -61,15 +61,18 @@ def elsewhere(result: Result | pd.DataFrame) -> go.Figure:
     rows.label(fig)
     fig.update_xaxes(title_text="refused (share of prompts)", range=[-0.03, 1.03], tickformat=".0%")
     down = cells[-1].row if cells else 1
-    height = 150 + (rows.height - 100) * down
-    return titled(fig, _title(known, plain, first), tiers=rows.languages.values(), height=height)
+    height = 182 + (rows.height - 100) * down
+    title, note = _title(known, plain, first)
+    titled(fig, title, tiers=rows.languages.values(), note=note, height=height)
+    return fig.update_layout(margin_t=146)  # a legend of two lines
 
 
-def _title(table: pd.DataFrame, plain: str | None, first: str | None) -> str:
+def _title(table: pd.DataFrame, plain: str | None, first: str | None) -> tuple[str, str]:
+    """Return the title, which has room for one class, and the other class for the line below it."""
     told = []
     for name, (what, _) in _SHOWN.items():
         rows = table[table["statistic"] == name]
         before, after = (rows.loc[rows["method"] == method, "value"] for method in (plain, first))
         if len(before) and len(after):
             told.append(f"{what} {span(before, '.0%')}, then {span(after, '.0%')}")
-    return "Other prompts: " + ("; ".join(told) or "refusal by method")
+    return "Other prompts: " + (told[0] if told else "refusal by method"), "; ".join(told[1:])

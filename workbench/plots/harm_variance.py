@@ -41,7 +41,7 @@ def harm_variance(result: Result | pd.DataFrame, *, scaling: str | None = None) 
         table["model"] = "after"
     positions, scalings = positions_of(table), scalings_of(table)
     shown = scaling or scalings[0]
-    titles = [title for p in positions for title in (position_name(p), f"the same harm in every language? ({p})")]
+    titles = [title for p in positions for title in (position_name(p), f"the same harm everywhere? ({p})")]
     fig, cells = panels(titles, horizontal_spacing=0.13, vertical_spacing=0.24 / len(positions))
     owner: list[str] = []
     for kind in scalings:

@@ -47,7 +47,7 @@ def projection_ridges(projections: Result | pd.DataFrame, *, thresholds: Result 
             ticks(fig, rows, lines, cell, value="own_threshold", name="own threshold", legend=first, dash="2px,2px", colour=INK, reach=(0.15, 0.72))
     class_key(fig)
     rows.label(fig, below=0.4, above=1.05)
-    fig.update_xaxes(title_text="projection on the harm direction (activation units)")
+    fig.update_xaxes(title_text="projection (activation units)")
     own = (
         ""
         if thresholds is None

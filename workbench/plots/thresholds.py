@@ -67,5 +67,5 @@ def threshold_transfer(result: Result | pd.DataFrame) -> go.Figure:
     fig.update_xaxes(title_text="balanced accuracy (.5 is chance)", range=[min(0.45, low - 0.03), 1.02])
     fig.add_vline(x=0.5, line=dict(color=MUTED, width=1, dash="dot"))
     last = table[table["position"] == positions[-1]]
-    title = f"Balanced accuracy gained by an own threshold at {positions[-1]}: {extremes(last, 'gap', '+.2f')}"
+    title = f"Gain of an own threshold at {positions[-1]}: {extremes(last, 'gap', '+.2f')}"
     return titled(fig, title, tiers=rows.languages.values(), height=rows.height)
