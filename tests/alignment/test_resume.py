@@ -13,6 +13,7 @@ import torch
 
 from tests.support.toy_training import toy_config, toy_train
 from workbench.alignment import checkpoints
+from workbench.alignment.config import LoraOptions
 from workbench.errors import TrainingError
 
 
@@ -56,7 +57,8 @@ def test_a_training_that_stopped_goes_on_from_its_newest_checkpoint_and_ends_the
     assert resumed.history.equals(whole.history) and resumed.tokens == whole.tokens
 
 
-def test_the_last_two_checkpoints_are_kept_while_training_and_hold_no_pickled_arguments(tiny_model, tmp_path):
+@pytest.mark.parametrize("lora", [None, LoraOptions(rank=2)], ids=["full", "adapter"])
+def test_the_last_two_checkpoints_are_kept_while_training_and_hold_no_pickled_arguments(tiny_model, tmp_path, lora):
     seen = []
 
     def monitor(step, model):
@@ -64,14 +66,15 @@ def test_the_last_two_checkpoints_are_kept_while_training_and_hold_no_pickled_ar
         return []
 
     chat = tiny_model("llama", n_layers=2)
-    kept = toy_train(chat, tmp_path / "run", toy_config(eval_every=1), monitor=monitor, keep_checkpoints=True)
+    kept = toy_train(chat, tmp_path / "run", toy_config(eval_every=1, lora=lora), monitor=monitor, keep_checkpoints=True)
     assert seen[5] == ["checkpoint-2", "checkpoint-4"] and seen[9] == ["checkpoint-6", "checkpoint-8"]
     assert [path.name for path in checkpoints.whole(tmp_path / "run")] == ["checkpoint-8", "checkpoint-10"]
     files = {path.name for path in (tmp_path / "run" / "checkpoint-10").iterdir()}
-    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= files
+    weights = "model.safetensors" if lora is None else "adapter_model.safetensors"
+    assert {weights, "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= files
     assert not any(name.endswith(".bin") for name in files)
     # a finished training that was kept is not done again
-    again = toy_train(chat, tmp_path / "run", toy_config(eval_every=1), fault=lambda step, loss: pytest.fail("trained again"))
+    again = toy_train(chat, tmp_path / "run", toy_config(eval_every=1, lora=lora), fault=lambda step, loss: pytest.fail("trained again"))
     assert all(torch.equal(a, b) for a, b in zip(kept.model.parameters(), again.model.parameters(), strict=True))
     assert again.history.equals(kept.history) and not (tmp_path / "run").exists()
 

@@ -14,96 +14,25 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
 from workbench.alignment import checkpoints
 from workbench.alignment.config import TrainingConfig
+from workbench.alignment.trained import TrainedModel, history_of
 from workbench.behavior.generate import _out_of_memory
 from workbench.errors import DataError
 from workbench.models.chat import ChatModel
 from workbench.organism.network import quiet_files
 
-#: What the Trainer and TRL call a number, and what the history calls it; the rest is not kept.
-STATISTICS = {
-    "loss": "loss",
-    "grad_norm": "gradient_norm",
-    "learning_rate": "learning_rate",
-    "kl": "kl",
-    "rewards/chosen": "chosen_reward",
-    "rewards/rejected": "rejected_reward",
-    "rewards/margins": "reward_margin",
-    "rewards/accuracies": "reward_accuracy",
-    "mean_token_accuracy": "token_accuracy",
-}
-#: What trainers of this package log under the history's own names.
-OWN = ("divergence", "length", "finished", "gap_term", "state_term", "reward_gap", "reward_gap_wanted", "reply_term", "consistency_term", "spread")
+__all__ = ["Build", "TrainedModel", "fit"]
 
 #: Makes a trainer out of the policy (a copy that may be changed) and the adapter's options for PEFT (None: train every weight).
 Build = Callable[[nn.Module, Any], Any]
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """What a training gave.
-
-    Attributes
-    ----------
-    model : PreTrainedModel
-        The plain model in eval mode, of the start's class, precision and device; an adapter is merged into it.
-    history : DataFrame
-        One row per step, statistic and language ("" where it is of none): step, statistic, language, value. Losses are means since the
-        row before; what the monitor returned is among them, step 0 is the start.
-    seconds : float
-        Duration, monitor included, those before a continuation too.
-    steps, tokens : int
-        Steps of the optimiser; tokens read that were not padding, of the first process.
-    trained_parameters : int
-        How many numbers were trained.
-    adapter : (LoraConfig, dict of Tensor) or None
-        Options and weights of the adapter, for :meth:`save`.
-    """
-
-    model: Any
-    history: pd.DataFrame
-    seconds: float
-    steps: int
-    tokens: int
-    trained_parameters: int
-    adapter: tuple[Any, dict[str, torch.Tensor]] | None = None
-
-    def chat(self, start: ChatModel, name: str) -> ChatModel:
-        """Return the model with the tokenizer, template and system prompt of the one training started from."""
-        return replace(start, model=self.model, name=name, path=None, checks={})
-
-    def save(self, folder: str | Path, start: ChatModel) -> Path:
-        """Write a Hugging Face directory that every command takes; an adapter goes beside it, into ``adapter/``, for PEFT.
-
-        Parameters
-        ----------
-        folder : path
-            Made if missing.
-        start : ChatModel
-            Gives the tokenizer, and the adapter's base by name.
-        """
-        folder = Path(folder)
-        with quiet_files():
-            self.model.save_pretrained(folder)
-            start.tokenizer.save_pretrained(folder)
-        if self.adapter is not None:
-            from safetensors.torch import save_file
-
-            options, weights = copy.deepcopy(self.adapter[0]), self.adapter[1]
-            options.base_model_name_or_path, options.inference_mode = str(start.path or start.name), True
-            options.save_pretrained(str(folder / "adapter"))
-            save_file(weights, folder / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
-        return folder
 
 
 def fit(
@@ -205,7 +134,7 @@ def _run(build: Build, chat: ChatModel, config: TrainingConfig, start: Path | No
         adapter, trained = (lora, weights), trained.merge_and_unload()
     state = trainer.state
     return TrainedModel(
-        _plain(chat, trained), _history(state.log_history), watch.seconds, state.global_step, state.num_input_tokens_seen, n_trained, adapter
+        _plain(chat, trained), history_of(state.log_history), watch.seconds, state.global_step, state.num_input_tokens_seen, n_trained, adapter
     )
 
 
@@ -227,16 +156,6 @@ def _plain(chat: ChatModel, trained: nn.Module) -> Any:
         for key, old in chat.model.named_parameters()
     }
     return copy.deepcopy(chat.model, memo=memo).eval()
-
-
-def _history(logged: list[dict[str, Any]]) -> pd.DataFrame:
-    names = STATISTICS | {name: name for name in OWN}
-    rows = [
-        (entry["step"], row["statistic"], row["language"], row["value"])
-        for entry in logged
-        for row in entry.get("rows", [{"statistic": names[key], "language": "", "value": entry[key]} for key in names if key in entry])
-    ]
-    return pd.DataFrame(rows, columns=["step", "statistic", "language", "value"]).astype({"step": int, "value": float})
 
 
 def _memory_message(name: str, config: TrainingConfig, smallest: int) -> str:
