@@ -140,6 +140,8 @@ def test_a_language_in_which_harm_cannot_be_read_is_named_when_it_is_trained_on(
     assert found.unreadable == ["qac"] and "in qac, at layer 1, t_inst" in caplog.text
     caplog.clear()
     assert SafetyInterpreter.fit(acts, 1, "t_inst", ["qaa", "qab"], options=FEW).unreadable == [] and not caplog.text
+    permuted_interpreters(acts, 1, "t_inst", n=2, options=FEW)
+    assert not caplog.text, "controls are at chance by design"
 
 
 # --- where it reads -----------------------------------------------------------------------------------------------------

@@ -17,23 +17,22 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 from jaxtyping import Bool, Float
 from torch import nn
 
 from workbench.activations.capture import capture
 from workbench.alignment.interpreter_network import InterpreterOptions, choose_threshold, probabilities, require_width, train_network
+from workbench.alignment.interpreter_reading import RAW, NumberedTexts, place_in, raw_view, told_difference
 from workbench.errors import DataError, StoreMismatchError
 from workbench.gates.place import GateData, Place, gate_data
 from workbench.models.chat import ChatModel
-from workbench.models.template import Template
 from workbench.prompts.grid import PromptGrid
 from workbench.statistics import balanced_accuracy_interval
 
-logger = logging.getLogger(__name__)
+__all__ = ["SafetyInterpreter", "raw_view"]
 
-_RAW = Template("raw", "")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +112,7 @@ class SafetyInterpreter:
         layer : int
             Residual stream after that many blocks; :func:`workbench.alignment.interpreter_layers.reading_layer` finds the bottleneck.
         languages : sequence of str, optional
-            Default all.
+            Default all. Those in which it turns out to be at chance are named in the log and in ``unreadable``.
         rng : Generator, optional
             Draws the harmless rows and the seed of the training; default ``default_rng(0)``.
 
@@ -124,7 +123,16 @@ class SafetyInterpreter:
             of harm.
         """
         parts = [gate_data(acts, layer, position, split, languages) for split in ("fit", "select")]
-        return cls.fit_rows(*parts, width=width, options=options, rng=rng)
+        found = cls.fit_rows(*parts, width=width, options=options, rng=rng)
+        if found.unreadable:
+            logger.warning(
+                "No better than chance on the select split in %s, at layer %d, %s: there the interpreter flags nearly everything or nearly nothing. "
+                "Leave these languages out, or read another layer.",
+                ", ".join(found.unreadable),
+                layer,
+                position,
+            )
+        return found
 
     @classmethod
     def fit_rows(
@@ -136,7 +144,7 @@ class SafetyInterpreter:
         options: InterpreterOptions | None = None,
         rng: np.random.Generator | None = None,
     ) -> Self:
-        """Train on given rows; see :meth:`fit`."""
+        """Train on given rows; see :meth:`fit`. Nothing is said about languages at chance, as controls are meant to be."""
         require_width(width)
         options, rng = options or InterpreterOptions(), rng or np.random.default_rng(0)
         for name, part in (("fit", fit), ("select", select)):
@@ -156,16 +164,7 @@ class SafetyInterpreter:
         probability = probabilities(trained.network, select.X)
         threshold = choose_threshold(probability, select.y, options.thresholds)
         record["select_by_language"] = _accuracy_by_language(select, probability > threshold)
-        found = cls(trained.network, width, fit.place, threshold, tuple(fit.languages), record)
-        if found.unreadable:
-            logger.warning(
-                "No better than chance on the select split in %s, at layer %d, %s: there the interpreter flags nearly everything or nearly nothing. "
-                "Leave these languages out, or read another layer.",
-                ", ".join(found.unreadable),
-                fit.place.layer,
-                fit.place.position,
-            )
-        return found
+        return cls(trained.network, width, fit.place, threshold, tuple(fit.languages), record)
 
     def probability(self, states: Float[np.ndarray, "prompt hidden"]) -> Float[np.ndarray, " prompt"]:
         """Return the probability of harm of each state, 0 to 1.
@@ -202,7 +201,7 @@ class SafetyInterpreter:
     def read(self, chat: ChatModel, prompts: PromptGrid | Sequence[str]) -> Float[np.ndarray, "prompt hidden"]:
         """Read the states that :meth:`flag` decides about."""
         view = self.require_reader(chat)
-        grid = prompts if isinstance(prompts, PromptGrid) else _texts(prompts)
+        grid = prompts if isinstance(prompts, PromptGrid) else NumberedTexts(prompts)
         if not len(grid):
             return np.empty((0, self.hidden_size))
         acts = capture(view, grid, layers=[self.place.layer], positions=[self.place.position], progress=False, allow_one_class=True)
@@ -210,7 +209,7 @@ class SafetyInterpreter:
 
     def require_reader(self, chat: ChatModel) -> ChatModel:
         """Return the model as this interpreter reads it, or refuse it; see :meth:`flag`."""
-        view = raw_view(chat) if self.place.template == _RAW.hash else chat
+        view = raw_view(chat) if self.place.template == RAW.hash else chat
         self.require_place(place_in(view, self.place.layer, self.place.position), chat.name)
         return view
 
@@ -225,7 +224,7 @@ class SafetyInterpreter:
         differing = self.place.unlike(other)
         if not differing:
             return
-        told = ", ".join(_difference(what, getattr(self.place, what), getattr(other, what)) for what in differing)
+        told = ", ".join(told_difference(what, getattr(self.place, what), getattr(other, what)) for what in differing)
         if "fingerprint" in differing:
             remedy = (
                 "Give the model it was fitted on as reader=, carry it over with moved(acts) on states of this model, or fit one on this model."
@@ -279,36 +278,6 @@ class SafetyInterpreter:
     @property
     def _where(self) -> str:
         return f"layer {self.place.layer}, position {self.place.position!r}"
-
-
-def raw_view(chat: ChatModel) -> ChatModel:
-    """Return the same model asked with the text alone, as the release's interpreter reads it: no template, no system prompt."""
-    return replace(chat, template=_RAW, system=None)
-
-
-def place_in(chat: ChatModel, layer: int, position: str) -> Place:
-    """Return the place that states read from a model now would come from."""
-    return Place(layer, position, chat.fingerprint, chat.template.hash, chat.system or "")
-
-
-class _texts:
-    """Texts as capture wants them: numbered, without labels that anyone reads."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        names = [str(i) for i in range(len(texts))]
-        self.frame = pd.DataFrame({"prompt_id": names, "meaning_id": names, "language": "und", "text": list(texts), "harmful": False})
-        self.hash, self.has_harm_labels = "texts", False
-
-    def __len__(self) -> int:
-        return len(self.frame)
-
-
-def _difference(name: str, mine: Any, theirs: Any) -> str:
-    """Tell two values apart; what a system prompt says is not repeated."""
-    if name != "system":
-        return f"{name} {mine!r} and not {theirs!r}"
-    mine, theirs = (f"of {len(text)} characters" if text else "none" for text in (mine, theirs))
-    return f"the system prompt it was fitted with ({mine}) and not another one ({theirs})"
 
 
 def _accuracy_by_language(select: GateData, flagged: np.ndarray) -> dict[str, dict[str, float]]:
