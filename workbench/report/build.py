@@ -19,6 +19,7 @@ from workbench.report.method import method
 from workbench.report.record import RunRecord
 from workbench.report.repair import repair_of
 from workbench.report.sections import diagnosis_sections
+from workbench.report.training import training_of
 from workbench.report.verdict_table import STAGE_SCORES, verdict_rows, verdict_sentences
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,9 @@ def build_report(run_folder: str | Path) -> Path:
     Parameters
     ----------
     run_folder : path
-        What ``diagnose`` or a repair by a gate wrote; a repair in the folder ``repair/`` of a diagnosis becomes a section of its page. Only
-        ``manifest.json``, ``summary.json`` and ``results/*.parquet`` are read; a missing or damaged table becomes a sentence that says so.
+        What ``diagnose`` or a repair wrote; a repair by a gate in the folder ``repair/`` of a diagnosis, and one by training in ``training/``,
+        become sections of its page. Only ``manifest.json``, ``summary.json`` and ``results/*.parquet`` are read; a missing or damaged table becomes a
+        sentence that says so.
 
     Returns
     -------
@@ -53,19 +55,24 @@ def build_report(run_folder: str | Path) -> Path:
     return path
 
 
-def rendered(name: str, **content: Any) -> str:
-    """Fill a template of this package; style, scripts and plotly are put into the page, everything else is escaped."""
+def rendered(name: str, *, folder: Path | None = None, **content: Any) -> str:
+    """Fill a template of this package, or of a folder of one's own; style, scripts and plotly are put into the page, everything else is escaped."""
     import jinja2
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
     files = resources.files("workbench.report")
+
+    def template(one: str) -> str:
+        own = None if folder is None else folder / one
+        return (own if own is not None and own.is_file() else files.joinpath(one)).read_text(encoding="utf-8")
+
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(lambda one: files.joinpath(one).read_text(encoding="utf-8")),
+        loader=jinja2.FunctionLoader(template),
     )
     style = jinja2.Template(files.joinpath("page.css").read_text(encoding="utf-8")).render(
         tier_light=tier_variables(), tier_dark=tier_variables(dark=True), dark_figures=dark_figures()
@@ -76,7 +83,7 @@ def rendered(name: str, **content: Any) -> str:
 
 def _content(run: RunRecord) -> dict[str, Any]:
     """Gather what the page says; what a table edited by hand does not give is a gap that the page names."""
-    problems = [f"Not read: {why}" for record in (run, run.repair) if record is not None for why in record.broken.values()]
+    problems = [f"Not read: {why}" for record in (run, run.repair, run.training) if record is not None for why in record.broken.values()]
 
     def told(what: str, make: Callable[[], list[Any]]) -> list[Any]:
         try:
@@ -88,20 +95,23 @@ def _content(run: RunRecord) -> dict[str, Any]:
             )
             return []
 
-    verdicts = told("the verdicts", lambda: [] if run.is_repair else verdict_rows(run))
-    sections = told("the sections", lambda: [] if run.is_repair else diagnosis_sections(run))
+    verdicts = told("the verdicts", lambda: verdict_rows(run) if run.is_diagnosis else [])
+    sections = told("the sections", lambda: diagnosis_sections(run) if run.is_diagnosis else [])
     repair = next(iter(told("the repair", lambda: [repair_of(run)])), None)
+    training = next(iter(told("the repair by training", lambda: [training_of(run)])), None)
+    repairs = {found.section.id: found for found in (repair, training) if found is not None}
     return {
         "run": run,
         "facts": told("the facts", lambda: facts(run)),
         "verdicts": verdicts,
-        "verdict": told("the verdicts in words", lambda: [] if run.is_repair else verdict_sentences(run, verdicts)),
+        "verdict": told("the verdicts in words", lambda: verdict_sentences(run, verdicts) if run.is_diagnosis else []),
         "stage_names": list(STAGE_SCORES),
-        "hypotheses": told("the hypotheses", lambda: [] if run.is_repair else tested(run)),
+        "hypotheses": told("the hypotheses", lambda: tested(run) if run.is_diagnosis else []),
         "hypothesis_columns": COLUMNS,
-        "rows": told("what was measured per language", lambda: [] if run.is_repair else language_rows(run)),
-        "sections": [*sections, *([repair.section] if repair else [])],
-        "repair": repair,
+        "rows": told("what was measured per language", lambda: language_rows(run) if run.is_diagnosis else []),
+        "sections": [*sections, *(found.section for found in repairs.values())],
+        "repairs": repairs,
+        "lead": None if run.is_diagnosis else next(iter(repairs.values()), None),
         "dropped": told("what was left out", lambda: dropped(run)),
         "limits": told("the limits", lambda: limits(run)),
         "method": told("the method", lambda: method(run)),

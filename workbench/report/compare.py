@@ -93,7 +93,7 @@ def compare_runs(first: str | Path, second: str | Path, out: str | Path | None =
     Parameters
     ----------
     first, second : path
-        Run folders: diagnoses or repairs by a gate, in either order. Of a repair, the gate's rates stand for the run.
+        Run folders: diagnoses or repairs, in either order. For a repair stand the rates of its gate, or of the trained model.
     out : path, optional
         Default ``compare.html`` in the second folder.
 
@@ -230,8 +230,9 @@ def _said(first: Side, second: Side, verdicts: list[VerdictPair], rates: list[Ra
     if verdicts:
         changed = [f"{row.language}: {row.verdicts[0]} → {row.verdicts[1]}" for row in verdicts if row.verdicts[0] != row.verdicts[1]]
         said.append(f"The verdict differs in {len(changed)} of {len(verdicts)} languages" + (f": {'; '.join(changed)}." if changed else "."))
-    elif first.run.is_repair != second.run.is_repair:
-        said.append("A repair has no verdicts: the rates of its gate are compared with the diagnosis' refusal.")
+    elif first.run.is_diagnosis != second.run.is_diagnosis:
+        whose = "of its gate" if first.run.is_repair or second.run.is_repair else "of the trained model"
+        said.append(f"A repair has no verdicts: the rates {whose} are compared with the diagnosis' refusal.")
     else:
         said.append("Verdicts are not in both runs, so that none are compared.")
     main = [row for row in rates if row.statistic == "selectivity"]
@@ -249,9 +250,8 @@ def _said(first: Side, second: Side, verdicts: list[VerdictPair], rates: list[Ra
     return said
 
 
-def _figure(found: Comparison) -> Figure | None:
-    from workbench.plots.compared import two_runs
-
+def rates_of_both(found: Comparison) -> pd.DataFrame:
+    """Return the rates that both runs have, the first run's above the second's, as :func:`workbench.plots.compared.two_runs` draws them."""
     sides, kept = (found.first, found.second), {(row.language, row.statistic) for row in found.rates}
     names = [side.name for side in sides]
     if names[0] == names[1]:
@@ -260,10 +260,15 @@ def _figure(found: Comparison) -> Figure | None:
     for side, name in zip(sides, names, strict=True):
         has = [(tag, STATISTICS[s][0]) in kept for tag, s in zip(side.rates["language"], side.rates["statistic"], strict=True)]
         tables.append(side.rates[has].assign(run=name))
-    table = pd.concat(tables, ignore_index=True)
-    if not kept:
+    return pd.concat(tables, ignore_index=True)
+
+
+def _figure(found: Comparison) -> Figure | None:
+    from workbench.plots.compared import two_runs
+
+    if not found.rates:
         return Figure("two_runs", missing="No rates are in both runs.")
-    html = plotted(two_runs(table), "two_runs", list(dict.fromkeys(row.language for row in found.rates)))
+    html = plotted(two_runs(rates_of_both(found)), "two_runs", list(dict.fromkeys(row.language for row in found.rates)))
     return Figure(
         "two_runs", html, "Open: the first run; filled: the second. Intervals are each run's own; the table below has those of the differences."
     )

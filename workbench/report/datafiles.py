@@ -24,9 +24,9 @@ class DataFile:
 
 
 def data_files(run: RunRecord) -> list[DataFile]:
-    """Return the run's tables, and those of the repair that it holds."""
-    found = _of(run, "results")
-    return found if run.repair is None else [*found, *_of(run.repair, f"{run.repair.folder.name}/results")]
+    """Return the run's tables, and those of the repairs that it holds."""
+    held = [one for one in (run.repair, run.training) if one is not None]
+    return [*_of(run, "results"), *(file for one in held for file in _of(one, f"{one.folder.name}/results"))]
 
 
 def _of(run: RunRecord, folder: str) -> list[DataFile]:

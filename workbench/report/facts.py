@@ -7,7 +7,9 @@ from typing import Any
 import pandas as pd
 
 from workbench.report.record import RunRecord
-from workbench.report.wording import compact
+from workbench.report.repair_rows import seen_in
+from workbench.report.training_verdict import method_name
+from workbench.report.wording import compact, listed
 
 
 def facts(run: RunRecord) -> list[tuple[str, str]]:
@@ -31,10 +33,10 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
         ("Seed", compact(run.find("manifest.spec.seed"))),
         ("Versions", compact(versions).replace("; ", ", ") if versions else "not recorded"),
     ]
-    if not run.is_repair:
+    if run.is_diagnosis:
         return shown
     kept = [fact for fact in shown if fact[0] != "Before alignment"]
-    return [*kept[:-1], *_repaired_by(run), kept[-1]]  # versions last
+    return [*kept[:-1], *(_trained_by(run) if run.is_training else _repaired_by(run)), kept[-1]]  # versions last
 
 
 def _repaired_by(run: RunRecord) -> list[tuple[str, str]]:
@@ -47,6 +49,22 @@ def _repaired_by(run: RunRecord) -> list[tuple[str, str]]:
         ("Gate reads", where),
         ("Strength", f"{place['strength']:g} gaps of the direction" if "strength" in place else "not recorded"),
         ("Labelled examples", labels),
+    ]
+
+
+def _trained_by(run: RunRecord) -> list[tuple[str, str]]:
+    """Which training, in which languages and from what, and how far it was driven."""
+    seen, how = seen_in(run), run.find("manifest.spec.training")
+    told = "not recorded"
+    if isinstance(how, dict):
+        length = f"{how['max_steps']} steps" if how.get("max_steps") else f"{how.get('epochs')} epochs"
+        adapter = "every weight" if not how.get("lora") else f"an adapter ({compact(how['lora'])})"
+        told = f"{adapter}, learning rate {compact(how.get('learning_rate'))}, {length}"
+    return [
+        ("Method", method_name(run)),
+        ("Seen in training", "not recorded" if seen is None else listed(seen)),
+        ("Learned from", compact(run.find("summary.labels") or "not recorded")),
+        ("Training", told),
     ]
 
 

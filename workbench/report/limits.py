@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from workbench.report.record import RunRecord
+from workbench.report.repair_rows import seen_in
 from workbench.report.wording import listed, number
 
 ORGANISM = "This is a controlled model with invented languages: nothing here says anything about real ones."
@@ -12,6 +13,8 @@ def limits(run: RunRecord) -> list[tuple[str, str]]:
     """Return (subject, sentence) pairs, the organism's note first."""
     if run.is_repair:
         return _of_repair(run)
+    if run.is_training:
+        return _of_training(run)
     said: list[tuple[str, str]] = []
     if run.is_organism:
         said.append(("Organism", ORGANISM))
@@ -28,6 +31,8 @@ def limits(run: RunRecord) -> list[tuple[str, str]]:
     said.append(("Sample", _sample(run)))
     if run.repair is not None:
         said += _repair(run.repair)
+    if run.training is not None:
+        said += _training(run.training)
     if run.before is None:
         said.append(("No model before alignment", "Without one, nothing is said about what alignment changed."))
     return said
@@ -45,6 +50,39 @@ def _of_repair(run: RunRecord) -> list[tuple[str, str]]:
         _languages(run),
         ("Sample", f"{n}; intervals are 95 % per number and do not account for how many methods and languages the page shows."),
     ]
+
+
+def _of_training(run: RunRecord) -> list[tuple[str, str]]:
+    """What a repair by training alone cannot say."""
+    rates = run.table("repair_rates")
+    n = "The number of meanings was not recorded" if rates is None else f"{int(rates['n'].max())} meanings were scored"
+    return [
+        *([("Organism", ORGANISM)] if run.is_organism else []),
+        ("One judge", "One judge decided for the model before and after what a refusal is; another can count differently."),
+        *_training(run),
+        ("One template", "One chat template and one system prompt were used; another wording around the request can move every number."),
+        _languages(run),
+        ("Sample", f"{n}; intervals are 95 % per number and do not account for how many methods and languages the page shows."),
+    ]
+
+
+def _training(run: RunRecord) -> list[tuple[str, str]]:
+    """What the evidence for a repair by training cannot say."""
+    said = [
+        (
+            "One training",
+            "One seed was trained: its intervals are over meanings, and another order of the rows or start of an adapter can end elsewhere.",
+        ),
+        (
+            "What was trained on",
+            "Training and scored prompts come from one set and differ in meaning only: requests of another kind, several turns and attacks were not "
+            "asked.",
+        ),
+    ]
+    seen = seen_in(run)
+    if seen is not None and set(seen) >= set(run.tiers):
+        said.append(("Unseen languages", "Training saw texts of every language shown, so nothing is said of languages that it did not see."))
+    return said
 
 
 def _repair(run: RunRecord) -> list[tuple[str, str]]:

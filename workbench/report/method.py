@@ -7,13 +7,15 @@ from workbench.report.wording import listed, number
 
 
 def method(run: RunRecord) -> list[str]:
-    """Return the method of a diagnosis, or of a repair, sentence by sentence."""
+    """Return the method of a diagnosis or of a repair, sentence by sentence."""
     if run.is_repair:
         return [
             "A gate reads the residual stream at one place, is fitted in the reference languages and recalibrated with a few labelled examples of "
             "each other language; prompts that it flags are pushed along the refusal direction. Place, strength and prices were chosen on the "
             "select split."
         ]
+    if run.is_training:
+        return [_training(run)]
     reference = listed(run.reference)
     said = [
         f"Every language is compared with the reference languages ({reference}), a reference language with the other ones. Directions, thresholds "
@@ -36,3 +38,11 @@ def method(run: RunRecord) -> list[str]:
             f"gain; recalibration uses {told.get('k')} + {told.get('k')} labels per language; {told.get('resamples')} resamples of meanings."
         )
     return said
+
+
+def _training(run: RunRecord) -> str:
+    read = "" if run.table("interpreter") is None else "An interpreter's layer and threshold come from fit and select. "
+    return (
+        f"The model was trained on meanings of the fit split. {read}The select split decided whether weights were written; every number of the "
+        "repairs is from the score split. The model before is asked the same prompts in the same way; differences are taken within the same meanings."
+    )

@@ -18,13 +18,22 @@ from workbench.report.wording import interval, number
 _Caption = Callable[[RunRecord, pd.DataFrame], str]
 
 
+_NOTE = (
+    "Left of the arrow the model as it is, right of it with the gate; brackets are 95 % intervals over meanings and draws of examples, on the score "
+    "split. ✓: the gain's interval is above zero; ✕: below zero; ?: it includes zero (not said of reference languages, which have nothing to gain). "
+    "Reference languages keep the gate's own threshold."
+)
+
+
 @dataclass(frozen=True)
 class Repair:
-    """What the page shows of a repair by a gate."""
+    """What the page shows of a repair: its section, the sentences and rows it leads with, what explains them, and a column of true labels."""
 
     section: Section
     verdict: list[str] = field(default_factory=list)
     rows: list[RepairRow] = field(default_factory=list)
+    note: str = _NOTE
+    oracle: bool = True
 
 
 def repair_of(run: RunRecord) -> Repair | None:

@@ -1,17 +1,21 @@
-"""What a gate repairs, language by language: rates without it and with it, the gain, and what true labels in its place would give."""
+"""What a repair does, language by language: rates without it and with it, the gain, and what true labels in a gate's place would give."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
 from workbench.repair.groups import REFERENCE, language_groups
+from workbench.repair.kinds import UNREPAIRED
 from workbench.report.parts import FAIL, NONE, OK, UNSURE, Line
 from workbench.report.record import RunRecord
 from workbench.report.wording import interval, number
 
 POINTS = 100.0
+#: Means over groups of languages that only a training has.
+SEEN_OR_NOT = ("mean seen in training", "mean unseen in training", "mean of all")
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,12 @@ class RepairRow:
     selectivity: Change
     gain: Line
     oracle: Line
+    seen: bool | None = None
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Which methods of a repair stand for what."""
+    """Which methods of a repair stand for what; ``gate`` is the repair itself, also where it is a training."""
 
     gate: str
     plain: str
@@ -53,12 +58,14 @@ class Compared:
 
     @classmethod
     def of(cls, run: RunRecord) -> Compared | None:
-        """Take them from the rates; None where a run has no gate or nothing to compare it with."""
+        """Take them from the rates; None where a run has no repair or nothing to compare it with."""
         from workbench.plots.method_lines import kinds_of
 
         rates = run.table("repair_rates")
         if rates is None:
             return None
+        if run.is_training:
+            return cls._trained(run, list(dict.fromkeys(rates["method"].astype(str))))
         kinds = kinds_of(rates["method"])
         by = {kind: [method for method, one in kinds.items() if one == kind] for kind in set(kinds.values())}
         named = run.find("summary.gate")
@@ -68,11 +75,23 @@ class Compared:
             return None
         return cls(gate, plain, next(iter(by.get("ceiling", [])), None), by.get("rival", []), by.get("control", []))
 
+    @classmethod
+    def _trained(cls, run: RunRecord, methods: list[str]) -> Compared | None:
+        """Take the method that the run is of, else the first one that was compared with the start."""
+        plain = str(run.find("summary.unrepaired") or UNREPAIRED)
+        others = [method for method in methods if method != plain]
+        if plain not in methods or not others:
+            return None
+        named = run.find("summary.method", "manifest.method", "manifest.spec.method")
+        method = str(named) if named in others else others[0]
+        return cls(method, plain, None, [one for one in others if one != method], [])
+
 
 def repair_rows(run: RunRecord) -> list[RepairRow]:
     """Return the languages in the order of all figures, each tier followed by its mean; none where rates were not counted.
 
-    Reference languages that share a tier with languages that are repaired stand before these, and their mean at the end.
+    Reference languages that share a tier with languages that are repaired stand before these, and their mean at the end. After a training come the
+    means over languages that it saw, over the others, and over all.
     """
     compared, rates = Compared.of(run), run.table("repair_rates")
     if compared is None or rates is None:
@@ -93,7 +112,19 @@ def repair_rows(run: RunRecord) -> list[RepairRow]:
         mean(f"mean {tier}", tier)
     if REFERENCE in groups:
         mean(REFERENCE, REFERENCE.removeprefix("mean "))
-    return out
+    seen = seen_in(run)
+    out = [row if row.mean or seen is None else replace(row, seen=row.language in seen) for row in out]
+    trained = [name for name in SEEN_OR_NOT if run.is_training and (rates["language"] == name).any()]
+    return out + [_row(run, rates, compared, name, "", name.removeprefix("mean "), False, mean=True) for name in trained]
+
+
+def seen_in(run: RunRecord) -> list[str] | None:
+    """Return the languages that a training saw texts of; None where that is not known, or nothing was trained."""
+    told = run.find("summary.languages") if run.is_training else None
+    if isinstance(told, dict) and told and all(isinstance(one, dict) and "seen" in one for one in told.values()):
+        return [str(tag) for tag, one in told.items() if one["seen"]]
+    asked = run.find("manifest.spec.train_languages") if run.is_training else None
+    return [str(tag) for tag in asked] if isinstance(asked, list) else None
 
 
 def rate_of(table: pd.DataFrame | None, language: str, statistic: str, **among: str) -> dict | None:
@@ -108,7 +139,7 @@ def rate_of(table: pd.DataFrame | None, language: str, statistic: str, **among: 
 
 
 def _row(run: RunRecord, rates: pd.DataFrame, compared: Compared, language: str, name: str, tier: str, reference: bool, *, mean: bool) -> RepairRow:
-    changes = {
+    changes: dict[str, Any] = {
         statistic: _change(rates, compared, language, statistic)
         for statistic in ("harmful_refusal", "harmless_refusal", "answer_accuracy", "selectivity")
     }

@@ -1,4 +1,4 @@
-"""One of two runs that are compared: its rates per language, from a diagnosis or from a repair by a gate, and its outcomes prompt by prompt."""
+"""One of two runs that are compared: its rates per language, from a diagnosis or from a repair, and its outcomes prompt by prompt."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Side:
     name : str
         Model and folder.
     what : str
-        Whose rates are compared: the model's, or a gate's.
+        Whose rates are compared: the model's, a gate's, or those after a training.
     rates : DataFrame
         ``language, tier, statistic, value, low, high, n``; empty where nothing was counted.
     outcomes : DataFrame
@@ -55,7 +55,7 @@ class Side:
         """
         run = RunRecord.read(folder)
         name = f"{run.model} ({Path(folder).resolve().name})"
-        rates, what = _repaired(run) if run.is_repair else (_refusal(run), "the model's own replies")
+        rates, what = (_refusal(run), "the model's own replies") if run.is_diagnosis else _repaired(run)
         missing = [column for column in _RATES if len(rates) and column not in rates]
         if missing:
             raise DataError(
@@ -75,17 +75,29 @@ def _refusal(run: RunRecord) -> pd.DataFrame:
 def _repaired(run: RunRecord) -> tuple[pd.DataFrame, str]:
     table, methods = run.table("repair_rates"), Compared.of(run)
     if table is None or methods is None:
-        return pd.DataFrame(columns=_RATES), "no gate was counted"
-    return table[table["method"] == methods.gate], f"replies with “{methods.gate}”"
+        return pd.DataFrame(columns=_RATES), "no repair was counted"
+    what = f"replies after “{methods.gate}”" if run.is_training else f"replies with “{methods.gate}”"
+    return table[table["method"] == methods.gate], what
 
 
 def _outcomes(run: RunRecord) -> pd.DataFrame:
+    if run.is_training:
+        return _trained_outcomes(run)
     table = None if run.is_repair else run.table("outcomes")
     needed = ["prompt_id", "language", "harmful", "outcome"]
     if table is None or any(column not in table for column in needed):
         return pd.DataFrame(columns=["prompt_id", "language", "harmful", "refused", "correct"])
     correct = table["correct"] if "correct" in table else pd.Series(pd.NA, index=table.index)
     return table[["prompt_id", "language", "harmful"]].assign(refused=table["outcome"] == "refusal", correct=correct)
+
+
+def _trained_outcomes(run: RunRecord) -> pd.DataFrame:
+    """Return what the trained model did with each prompt that was scored."""
+    table, methods = run.table("answers"), Compared.of(run)
+    needed = ["prompt_id", "language", "harmful", "refused", "correct"]
+    if table is None or methods is None or any(column not in table for column in ("action", *needed)):
+        return pd.DataFrame(columns=needed)
+    return table.loc[table["action"] == methods.gate, needed].assign(refused=lambda t: t["refused"].astype(bool))
 
 
 def doubted(run: RunRecord) -> set[str]:
