@@ -35,7 +35,6 @@ TABLES = {
     "projections",
     "prompts",
     "refusal",
-    "restoration",
     "retrieval",
     "separation",
     "separation_change",

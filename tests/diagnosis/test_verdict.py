@@ -1,5 +1,6 @@
 """The decision list where the failing stage is known: named given evidence, open without, and never with permuted labels."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -157,6 +158,13 @@ def test_permuted_labels_name_no_stage(permute, spoken):
 
 @pytest.mark.slow
 def test_over_a_thousand_cells_permuted_labels_name_a_stage_in_at_most_6_5_percent():
-    found = [issued(permute, spoken, 64, 25, 2) for permute, spoken in ((permuted_harm, MIXED), (permuted_languages, WEAK))]
-    assert sum(cells for _, cells in found) >= 1000
-    assert all(named <= 0.065 * cells for named, cells in found)
+    """Without harm the reference fails first; with languages shuffled every stage is reached, and most cells are called healthy."""
+    rng, told = np.random.default_rng(2), {permuted_harm: Counter(), permuted_languages: Counter()}
+    for permute, spoken, n, sims in ((permuted_harm, MIXED, 25, 64), (permuted_languages, WEAK, 150, 80)):
+        for _ in range(sims):
+            found, _, _ = decided(evidence_of(permute(draw(spoken, n=n, rng=rng), rng)))
+            told[permute].update(found.table["verdict"])
+    for count in told.values():
+        assert sum(count[name] for name in FAILURES.values()) <= 0.065 * count.total()
+    assert sum(count.total() for count in told.values()) >= 1000
+    assert told[permuted_languages]["healthy"] >= 0.5 * told[permuted_languages].total()

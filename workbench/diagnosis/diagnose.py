@@ -243,13 +243,6 @@ def _measure(
     steered = measure_steering(
         run, asked, acts, harm, judge, n=steer, new_tokens=new_tokens, select_only=quick, seed=seed, redact=redact, progress=progress
     )  # fmt: skip
-    notes: list[Note] = []
-    walked = measure_waterfall(
-        run, asked, acts, outcomes, judge, notes, n=walk if steer else 0, new_tokens=new_tokens, seed=seed, redact=redact, progress=progress
-    )  # fmt: skip
-    left_out = [run.result("dropped").table, steered.notes, pd.DataFrame(notes, columns=["what", "language", "n", "reason"])]
-    run.save("dropped", pd.concat([table for table in left_out if len(table)] or left_out[:1], ignore_index=True))
-
     answers = measure.answered_right(outcomes)
     keyless = [tag for tag in grid.languages if tag not in set(answers.loc[answers["value"].notna(), "language"])]
     bits = None
@@ -261,6 +254,14 @@ def _measure(
     retrieval = run.result("retrieval").table if "retrieval" in run.results else None
     known = understanding(grid.tiers, answers=answers, retrieval=measure.headline_retrieval(retrieval, POSITIONS), bits=bits)
     run.save("understanding", known)
+    lost = [str(tag) for tag in known.loc[known["understood"] == "no", "language"]]
+    notes: list[Note] = []
+    walked = measure_waterfall(
+        run, asked, acts, outcomes, judge, notes, leave_out=lost, n=walk if steer else 0, new_tokens=new_tokens, seed=seed, redact=redact,
+        progress=progress,
+    )  # fmt: skip
+    left_out = [run.result("dropped").table, steered.notes, pd.DataFrame(notes, columns=["what", "language", "n", "reason"])]
+    run.save("dropped", pd.concat([table for table in left_out if len(table)] or left_out[:1], ignore_index=True))
 
     names = {"name": asked.after.name, "fingerprint": asked.after.fingerprint}
     earlier_names = None if asked.before is None else {"name": asked.before.name, "fingerprint": asked.before.fingerprint}

@@ -46,6 +46,7 @@ def measure_waterfall(
     judge: PerLanguageJudge,
     notes: list[Note],
     *,
+    leave_out: Sequence[str] = (),
     n: int,
     new_tokens: int,
     seed: int,
@@ -60,22 +61,29 @@ def measure_waterfall(
         Judged unedited replies of the score split.
     notes : list
         What could not be had is added to it, and None returned.
+    leave_out : sequence of str
+        Languages that are not understood: what is replied there counts neither as refusal nor as compliance, so there is no gap to share out.
     """
     path = run.folder / "results" / "selected_direction.safetensors"
-    if not n or not path.is_file():
-        notes.append(("waterfall", "all", None, "not asked for (--steer 0)" if not n else "no direction was selected, so there is nothing to add"))
+    if not n:
+        notes.append(("waterfall", "all", None, "not asked for (--steer 0)"))
+        return None
+    if (stopped := _stopped(asked, outcomes)) is not None:
+        notes.append(("waterfall", "all", None, f"not walked, {stopped}"))
+        return None
+    if not path.is_file():
+        notes.append(("waterfall", "all", None, "no direction was selected, so there is nothing to add"))
         return None
     replies = run.folder / "gated"
     if {"waterfall", "shapley"} <= set(run.results):  # replies are deleted, so they must not be asked for again
         _forget(replies)
         known = [run.result(name) for name in ("waterfall", "shapley")]
         return Walked(Waterfall(known[0].table, known[0].provenance), Shapley(known[1].table, known[1].provenance))
-    if (stopped := _stopped(asked, outcomes)) is not None:
-        notes.append(("waterfall", "all", None, f"not walked, {stopped}"))
-        return None
     direction = Direction.load(path)
     unheard: list[Note] = []
     kept = [tag for tag in asked.grid.languages if tag in asked.reference or tag in judged_under_edits(judge, [tag], unheard)]
+    notes.extend(("waterfall", tag, None, "not walked: the language is not understood") for tag in leave_out if tag in kept)
+    kept = [tag for tag in kept if tag not in leave_out]
     try:
         part = _part(asked.grid.select(languages=kept), n, seed)
         setting = _setting(acts, part, direction, asked.reference, seed)
