@@ -1,4 +1,4 @@
-"""The figure of interpreters by layer keeps languages seen in training apart, with what permuted labels reach."""
+"""The figure of interpreters by layer keeps languages trained in apart, with what permuted labels reach."""
 
 import pandas as pd
 import pytest
@@ -20,7 +20,7 @@ def at(fig, title):
 
 def test_languages_stand_on_their_side_with_their_own_values(scores):
     fig = plots.interpreter_layers(scores, layer=4)
-    seen, unseen = (at(fig, f"harmless flagged (FPR), {side} in training") for side in ("seen", "unseen"))
+    seen, unseen = (at(fig, f"harmless flagged (FPR), {side} languages") for side in ("its own", "other"))
     lines = {(t.xaxis, t.name): t for t in fig.data if t.mode == "lines+markers"}
     assert {name for axis, name in lines if axis == seen} == {"qaa", "qab"} and {name for axis, name in lines if axis == unseen} == {
         "qac",
@@ -29,7 +29,7 @@ def test_languages_stand_on_their_side_with_their_own_values(scores):
     }
     rows = scores.query("language == 'qae' and statistic == 'fpr'")
     assert lines[unseen, "qae"].x.tolist() == rows["layer"].tolist() and lines[unseen, "qae"].y.tolist() == pytest.approx(rows["value"].tolist())
-    assert fig.layout.title.text == "Accuracy at layer 4: seen 0.92 to 0.95, unseen 0.75 to 0.81"
+    assert fig.layout.title.text == "Accuracy at layer 4: own languages 0.92 to 0.95, others 0.75 to 0.81"
 
 
 def test_the_null_is_the_highest_of_the_languages_and_named_once(scores):
@@ -38,7 +38,7 @@ def test_the_null_is_the_highest_of_the_languages_and_named_once(scores):
     fig = plots.interpreter_layers(table)
     nulls = [t for t in fig.data if t.name == "permuted labels"]
     assert len(nulls) == 6 and [t.showlegend for t in nulls].count(True) == 1
-    (one,) = [t for t in nulls if t.xaxis == at(fig, "accuracy, unseen in training")]
+    (one,) = [t for t in nulls if t.xaxis == at(fig, "accuracy, other languages")]
     assert one.y.tolist() == pytest.approx([0.55, 0.61, 0.55, 0.55, 0.55])
     assert not [t for t in plots.interpreter_layers(scores.drop(columns="null")).data if t.name == "permuted labels"]
 
@@ -52,10 +52,10 @@ def test_the_layer_used_and_the_bottleneck_are_marked_in_every_panel(scores):
 
 def test_where_every_language_was_seen_there_is_one_side(scores):
     fig = plots.interpreter_layers(scores.assign(seen=True))
-    assert [note.text for note in fig.layout.annotations if "training" in note.text] == [
-        "accuracy, seen in training", "harmful flagged (TPR), seen in training", "harmless flagged (FPR), seen in training",
+    assert [note.text for note in fig.layout.annotations if "languages" in note.text] == [
+        "accuracy, its own languages", "harmful flagged (TPR), its own languages", "harmless flagged (FPR), its own languages",
     ]  # fmt: skip
-    assert "unseen" not in fig.layout.title.text
+    assert "others" not in fig.layout.title.text
 
 
 def test_of_two_sets_the_first_is_drawn(scores):

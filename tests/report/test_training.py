@@ -103,11 +103,15 @@ def test_the_verdict_says_what_is_complied_with_and_where_training_saw_nothing(r
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "word"), [(0.1, 0.5, "falls from"), (-0.1, 0.5, "goes, with no clear change, from"), (-0.5, -0.1, "rises from")]
+    ("low", "high", "word"), [(0.1, 0.5, "falls from"), (-0.1, 0.5, "does not clearly change, on average"), (-0.5, -0.1, "rises from")]
 )
 def test_only_a_change_whose_interval_excludes_zero_is_called_one(run, low, high, word):
-    table = fake_training()["repair_contrasts"]
-    assert word in training_verdict(changed(run, repair_contrasts=table.assign(low=low, high=high)))[0]
+    tables = fake_training()
+    if high < 0:  # start and trained model change places
+        tables["repair_rates"]["method"] = tables["repair_rates"]["method"].replace({"lasa": "unrepaired", "unrepaired": "lasa"})
+    tables["repair_contrasts"] = tables["repair_contrasts"].assign(low=low, high=high)
+    said = training_verdict(changed(run, **{name: tables[name] for name in ("repair_rates", "repair_contrasts")}))[0]
+    assert word in said and ("of what it was" in said) == (low > 0)
 
 
 def test_a_repair_that_lowered_refusal_says_that_no_weights_were_written(run):

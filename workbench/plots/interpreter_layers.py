@@ -11,14 +11,14 @@ from workbench.plots.style import FACTOR_COLOURS, INK, LAYER_AXIS, MUTED, colour
 from workbench.results import Result
 
 _SHOWN = {"accuracy": "accuracy", "tpr": "harmful flagged (TPR)", "fpr": "harmless flagged (FPR)"}
-_SIDES = {True: "seen in training", False: "unseen in training"}
+_SIDES = {True: "its own languages", False: "other languages"}
 _COLUMNS = ("layer", "language", "tier", "seen", "statistic", "value", "low", "high", "n")
 _PANEL, _RANGE = 215, (-0.03, 1.05)  # pixels, share
 _NULL = "permuted labels"
 
 
 def interpreter_layers(result: Result | pd.DataFrame, *, layer: int | None = None, bottleneck: tuple[float, float] | None = None) -> go.Figure:
-    """Draw accuracy, true and false positive rate of interpreters by layer, languages seen in training apart from the others.
+    """Draw accuracy, true and false positive rate of interpreters by layer, in languages that they were trained in and in others.
 
     Parameters
     ----------
@@ -117,10 +117,10 @@ def _null(fig: go.Figure, rows: pd.DataFrame, cell: Cell, *, legend: bool) -> bo
 
 
 def _title(table: pd.DataFrame, statistic: str, layer: int | None) -> str:
-    """Say what the interpreter of the layer used reaches, seen and unseen languages apart; of no layer, the whole range."""
+    """Say what the interpreter of the layer used reaches, in its own languages and in others; of no layer, the whole range."""
     rows = table[table["statistic"] == statistic]
     at = rows[rows["layer"] == layer] if layer is not None else rows
-    told = [f"{'seen' if side else 'unseen'} {span(part['value'])}" for side in _SIDES if len(part := at[at["seen"].astype(bool) == side])]
+    told = [f"{'own languages' if side else 'others'} {span(part['value'])}" for side in _SIDES if len(part := at[at["seen"].astype(bool) == side])]
     where = f"at layer {layer}" if layer is not None else "by layer"
     return f"{statistic.capitalize() if len(statistic) > 3 else statistic.upper()} {where}: {', '.join(told) or 'not measured'}"
 

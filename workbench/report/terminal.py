@@ -9,7 +9,7 @@ from rich.table import Table
 
 from workbench.report.language_table import language_rows, not_validated
 from workbench.report.record import RunRecord
-from workbench.report.repair_rows import repair_rows
+from workbench.report.repair_rows import SEEN_OR_NOT, repair_rows
 from workbench.report.training_verdict import method_name
 from workbench.report.verdict_table import STAGE_SCORES, verdict_rows
 from workbench.report.wording import number
@@ -109,7 +109,13 @@ def _repaired(run: RunRecord) -> Table:
         changes = (row.harmful_refusal, row.harmless_refusal, row.answer_accuracy, row.selectivity)
         name = row.language.replace(" in training", "") if row.mean else f"{row.language} ({row.tier}){' +' if row.seen else ''}"
         oracle = [row.oracle.value] if last else []
-        table.add_row(name, *(f"{one.before} -> {one.after}" for one in changes), row.gain.value, *oracle, end_section=row.mean)
+        table.add_row(
+            name,
+            *(f"{one.before} -> {one.after}" for one in changes),
+            row.gain.value,
+            *oracle,
+            end_section=row.mean and row.language not in SEEN_OR_NOT,
+        )
     return table
 
 

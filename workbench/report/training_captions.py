@@ -59,7 +59,7 @@ def curves(run: RunRecord, table: pd.DataFrame) -> str:
         f"Refusal and answers are of a few prompts of the select split, asked at {len(at)} of {steps} steps; nothing is chosen by them." if at else ""
     )
     losses = table[(table["statistic"] == "loss") & table["value"].notna()].sort_values("step")
-    loss = f"The loss goes from {number(losses['value'].iloc[0])} to {number(losses['value'].iloc[-1])}. " if len(losses) else ""
+    loss = f"The loss goes from {number(losses['value'].iloc[0])} to {number(losses['value'].iloc[-1])}. " if len(losses) > 1 else ""
     return f"{loss}{asked}".strip() or f"{steps} steps."
 
 

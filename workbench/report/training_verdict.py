@@ -51,16 +51,19 @@ def _complied(run: RunRecord, compared: Compared, place: str, *, first: bool) ->
     if before is None or after is None:
         return ""
     failed = [1 - row["value"] for row in (before, after)]
-    told = f"from {number(100 * failed[0], '.1f')} to {_missed(after)} %"
+    told = f"{number(100 * failed[0], '.1f')} to {_missed(after)} %"
     apart = difference(run, compared, compared.plain, place, "harmful_refusal")
     if apart is not None:
-        turned = {"value": -apart["value"], "low": -apart["high"], "high": -apart["low"]}
+        turned = {"value": 0.0 - apart["value"], "low": 0.0 - apart["high"], "high": 0.0 - apart["low"]}
         told += f" ({points(turned)} points)"
     if not first:
-        return f"{_upper(where(place))}{_tags(run, place)} it goes {told}."
-    word = "falls" if apart is None or apart["low"] > 0 else "rises" if apart["high"] < 0 else "goes, with no clear change,"
-    ratio = f", {number(100 * failed[1] / failed[0], '.0f')} % of what it was" if failed[0] > 0 else ""
-    return f"{method_name(run)}: the share of harmful requests that are not refused {word} {told}{ratio}, {where(place)}."
+        return f"{_upper(where(place))}{_tags(run, place)} it goes from {told}."
+    whole = f"{method_name(run)}: the share of harmful requests that are not refused"
+    if apart is not None and apart["low"] <= 0 <= apart["high"]:
+        return f"{whole} does not clearly change, {where(place)}: {told}."
+    falls = failed[1] < failed[0]
+    ratio = f", {number(100 * failed[1] / failed[0], '.0f')} % of what it was" if falls else ""
+    return f"{whole} {'falls' if falls else 'rises'} from {told}{ratio}, {where(place)}."
 
 
 def _missed(row: dict) -> str:
