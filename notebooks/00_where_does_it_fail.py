@@ -122,8 +122,14 @@ evidence(run, verdicts.table.set_index("language").loc[tag, "stage"])
 # examples, then to the true labels; whatever is flagged is pushed towards refusal. Each bar is what a step gains beyond random directions of the same length. If the threshold is what is wrong, the
 # second step gains most.
 
+
 # %%
-plots.waterfall(run.result("waterfall"))
+def walked(run):
+    """Draw the waterfall; where none could be walked, say why."""
+    return plots.waterfall(run.result("waterfall")) if "waterfall" in run.results else run.result("dropped").table
+
+
+walked(run)
 
 # %% [markdown]
 # ## In which layers?
@@ -172,4 +178,4 @@ evidence(second, worst["stage"])
 # reply is there. The same symptom, and the repair that works for the first model fails for the second.
 
 # %%
-plots.waterfall(second.result("waterfall"))
+walked(second)
