@@ -80,9 +80,11 @@ def organism_sentence(chat: ChatModel) -> str:
     ModelError
         The model does not know the word.
     """
+    from workbench.alignment.teacher import world_of
     from workbench.organism.world import World
+    from workbench.runs.setting import is_organism
 
-    world = World()
+    world = world_of(chat) if is_organism(chat) else World()  # every seed has words of its own
     word = world.words[world.languages[0].tag]["other:bad"]
     if word not in chat.tokenizer.get_vocab():
         raise ModelError(f"{chat.name} does not know the organism's words. Expected an organism; leave the sentence out for another model.")

@@ -157,11 +157,13 @@ def _distilled(
     place = run.folder / "edited" / "teacher"
     rates = flip_rate(chat, grid.select(split="select"), context, judge, languages=learners, out=place / "select", **options)  # type: ignore[arg-type]
     run.save("flip_rates", rates)
-    require_transfer(rates)
+    taught = require_transfer(rates)  # elsewhere the teacher would unlearn refusals
+    notes: list[Note] = [("teacher", tag, None, "not trained in: the teacher has nothing to transfer there") for tag in learners if tag not in taught]
+    learners = [tag for tag in learners if tag in taught]
     pairs = query_pairs(grid.select(split="fit"), context, languages=learners)
     inserted = judgements(chat, pairs.teacher, context, out=place / "judgements.jsonl", progress=progress)
     queries = queries_of(chat, pairs, inserted=inserted, max_new_tokens=new_tokens)
-    notes: list[Note] = [tuple(row) for row in pairs.dropped.itertuples(index=False)]
+    notes += [tuple(row) for row in pairs.dropped.itertuples(index=False)]
     notes += [("teacher", "all", None, sentence) for sentence in foreseen(rates)]
     told = f"queries in {', '.join(learners)} with twins in {context.reference}; no replies, no labels"
     return Prepared(replace(method, max_new_tokens=new_tokens), queries, learners, told, notes=notes)
