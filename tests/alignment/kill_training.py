@@ -5,6 +5,7 @@ Run as ``python kill_training.py FOLDER``; writes ``FOLDER/report.json``. Every 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -87,6 +88,7 @@ def killed(run: Callable[..., Any], out: Path, *, at: int, while_saving: bool) -
 def main(folder: Path) -> None:
     """Kill every training once after step 5, and the toy while it saves step 4; resume; compare."""
     torch.set_num_threads(1)
+    gc.freeze()  # each Trainer collects at its start, which takes longer than these trainings
     tokenizer = build_tokenizer()
     chat = load_model(build_model("llama", n_layers=2, vocab_size=len(tokenizer)), tokenizer=tokenizer, check=False)
     report: dict[str, Any] = {}
