@@ -32,6 +32,13 @@ def test_intervals_are_the_net_gains_own_and_the_first_bar_has_none(table):
     assert np.isnan(bars.error_y.array[0]) and np.asarray(bars.error_y.array[1:]).tolist() == pytest.approx([5, 5, 5, 5])
 
 
+def test_an_interval_that_reaches_below_zero_is_drawn_whole(table):
+    low = table.assign(net_low=table["net_low"].where(table["step"] != "transferred", table["net"] - 0.9))
+    bars = trace(waterfall(low), "qad")
+    end = float(bars.base[1] + bars.y[1] - bars.error_y.arrayminus[1])
+    assert end == pytest.approx(-50) and waterfall(low).layout.yaxis.range[0] < end
+
+
 def test_what_random_directions_gain_is_a_band_at_the_foot_of_the_step(table):
     band = trace(waterfall(table), "qad, random directions")
     assert np.asarray(band.base).tolist() == pytest.approx([23, 38, 78, 88]) and np.asarray(band.y).tolist() == pytest.approx([5] * 4)

@@ -57,7 +57,7 @@ def waterfall(result: Result | pd.DataFrame) -> go.Figure:
     for cell in cells:
         if cell.col == 1:
             fig.update_yaxes(title_text="selectivity, points", row=cell.row, col=1)
-    lowest = 100 * float(np.nanmin([0.0, table["value"].min(), (table["value"] - table["random_high"].abs()).min()]))
+    lowest = 100 * _lowest(table)
     fig.update_yaxes(zeroline=True, zerolinecolor=MUTED, zerolinewidth=1, range=[lowest - 3, _TOP + 10], tickvals=[-100, -50, 0, 50, 100])
     down = max(cell.row for cell in cells)
     titled(fig, _title(table), tiers=languages.values(), height=_HEAD + _PANEL * down)
@@ -114,6 +114,16 @@ def _panel(fig: go.Figure, rows: pd.DataFrame, tag: str, tier: str, cell: Cell) 
         x=x, y=np.full(len(x), _TOP, dtype=np.float32), text=shares, mode="text", textfont=dict(size=10.5, color=INK), name=f"{tag}, shares",
         hoverinfo="skip", cliponaxis=False, **at,
     )  # fmt: skip
+
+
+def _lowest(table: pd.DataFrame) -> float:
+    """Return the lowest that a bar, its interval or the band of random directions reaches."""
+    ends = [0.0, float(table["value"].min())]
+    for _, rows in table.groupby("language", sort=False):
+        rows = rows.set_index("step").reindex([step for step in STEP_NAMES if step in set(rows["step"])])
+        base = rows["value"].iloc[0] + rows["net"].fillna(0.0).cumsum().shift(fill_value=0.0)
+        ends += [float((base + rows[column]).min()) for column in ("net_low", "random_low")]
+    return float(np.nanmin(ends))
 
 
 def _percent(share: float) -> str:
