@@ -35,7 +35,7 @@ def test_the_ends_of_an_interval_change_places_where_a_loss_is_a_cost(contrasts)
 def test_only_repairs_within_the_budget_of_every_cost_are_told(contrasts):
     fig = plots.repair_cost(contrasts, language="mean unseen in training")
     assert fig.layout.title.text == "Selectivity gained at a cost of at most 2 points: up to +66"
-    assert "2 of 5 repairs within the budget" in fig.layout.title.subtitle.text
+    assert "2 of 5 within the budget" in fig.layout.title.subtitle.text
     assert {shape.x0 for shape in fig.layout.shapes if shape.type == "line" and shape.line.dash == "dash"} == {2}
     none = plots.repair_cost(contrasts.assign(value=-0.5, low=-0.6, high=-0.4))
     assert none.layout.title.text == "No repair costs at most 2 points"

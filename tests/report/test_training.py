@@ -144,9 +144,9 @@ def test_the_table_of_repairs_sets_gains_costs_and_effort_beside_each_other(run)
     (table,) = [table for table in training_of(run).section.tables if table.title == "Every repair"]
     at = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert at["dpo"]["selectivity gained, unseen"] == "+21.0 [+19.0, +23.0]" and at["dpo"]["right answers lost"] == "+19.0 [+17.0, +21.0]"
-    assert at["lasa"]["harmful not refused, %"] == "3.0 [0.0, 6.0]" and at["lasa"]["training"] == "60 seconds"
-    assert at["unrepaired"]["selectivity gained"] == at["gate, shrinkage"]["steps"] == "–"
-    assert at["dpo"]["tokens"] == "30,000" and at["dpo"]["parameters trained"] == "1,900,000"
+    assert at["lasa"]["harmful not refused, %"] == "3.0 [0.0, 6.0]" and at["lasa"]["training"].startswith("60 seconds: 60 steps")
+    assert at["unrepaired"]["selectivity gained"] == at["gate, shrinkage"]["training"] == "–"
+    assert at["dpo"]["training"] == "3.0 minutes: 60 steps, 30,000 tokens, 1.9 million parameters trained"
 
 
 def test_what_a_method_does_not_measure_is_left_out(tmp_path):
@@ -173,7 +173,7 @@ def test_captions_count_what_costs_too_much_and_what_other_layers_do(run):
         "In languages that it was not trained in, accuracy at layer 4 is better than at layers 2 and 6; not told apart from that at layers 3 and 5"
     )
     alone = RunRecord(run.folder, run.manifest, run.summary, {})
-    assert "Grey: trained on permuted labels" in training_captions.layers(alone, tables["interpreter_layers"])
+    assert "Dotted, of accuracy: trained on permuted labels" in training_captions.layers(alone, tables["interpreter_layers"])
     weights = tables["token_weights"]
     share = 100 * weights.query("harmful and token_index < 3")["weight"].sum() / weights.query("harmful")["weight"].sum()
     assert f"hold {share:.0f} % in replies to harmful requests" in training_captions.weights(run, weights)

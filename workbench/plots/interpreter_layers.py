@@ -33,8 +33,8 @@ def interpreter_layers(result: Result | pd.DataFrame, *, layer: int | None = Non
     Returns
     -------
     Figure
-        Shares of prompts, 0 to 1, with intervals; accuracy .5 is chance where classes are equally many. Grey: interpreters trained on permuted
-        labels, the highest of the languages.
+        Shares of prompts, 0 to 1, with intervals; accuracy .5 is chance where classes are equally many. Dotted, of accuracy: interpreters
+        trained on permuted labels, the highest of the languages.
 
     Raises
     ------
@@ -57,7 +57,8 @@ def interpreter_layers(result: Result | pd.DataFrame, *, layer: int | None = Non
     for i, cell in enumerate(cells):
         name, side = shown[i // len(sides)], sides[i % len(sides)]
         rows = table[(table["statistic"] == name) & (table["seen"].astype(bool) == side)].sort_values("layer")
-        known_null |= _null(fig, rows, cell, legend=not known_null)
+        if name == "accuracy":  # what an interpreter of permuted labels flags depends on its threshold alone
+            known_null |= _null(fig, rows, cell, legend=not known_null)
         _lines(fig, rows, languages, cell)
         if layer is not None:
             fig.add_vline(x=layer, line=dict(color=INK, width=1, dash="dot"), row=cell.row, col=cell.col)

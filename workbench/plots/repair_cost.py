@@ -92,7 +92,7 @@ def repair_cost(result: Result | pd.DataFrame, *, language: str = "mean of all",
     if within:
         best = _POINTS * gains.loc[within, "value"].max()
         title = f"Selectivity gained at a cost of at most {budget:g} points: up to {best:+.0f}".replace("-", "\u2212")
-    note = f"{where} · {len(within)} of {len(gains)} repairs within the budget · bars: 95 % intervals"
+    note = f"{where} · {len(within)} of {len(gains)} within the budget · bars: 95 % intervals"
     return titled(fig, title, note=note, height=height)
 
 
@@ -144,7 +144,7 @@ def _panel(fig: go.Figure, gains: pd.DataFrame, cost: pd.DataFrame, cell: Cell, 
         x=budget, y=1, yref=f"y{cell.row if cell.row > 1 else ''} domain", text=f"budget: {budget:g} points", showarrow=False, xanchor="left",
         yanchor="bottom", xshift=-3, font=dict(size=10.5, color=MUTED), **at,
     )  # fmt: skip
-    fig.add_hline(y=0, line=dict(color=MUTED, width=1), **at)
+    fig.add_shape(type="line", x0=low, x1=name_at, y0=0, y1=0, line=dict(color=MUTED, width=1), **at)  # not through the names
 
 
 def _bars(row: pd.Series, colour: str) -> dict[str, object]:

@@ -17,7 +17,9 @@ from workbench.results import Result
 _CLASSES = {"harmful_refusal": True, "harmless_refusal": False}
 #: Hollow is the model as it is, filled the repaired one; the shape is the class.
 _SYMBOLS = {True: ("diamond-open", "diamond"), False: ("circle-open", "circle")}
-_OFFSET, _ROW, _SHORTEST = 0.2, 26, 0.06
+#: Heights of a class in its row, before and after, so that the intervals of both can be read.
+_HEIGHTS = {True: (0.32, 0.12), False: (-0.12, -0.32)}
+_ROW, _SHORTEST = 32, 0.06
 _COLUMNS = ("method", "language", "tier", "statistic", "value", "low", "high", "n")
 _EVERY, _UNSEEN = "mean of all", "mean unseen in training"
 
@@ -67,11 +69,10 @@ def repaired_languages(
     rows = Rows.of(own)
     trained = dict.fromkeys(shown, seen) if seen is not None and not isinstance(seen, Mapping) else dict(seen or {})
     unseen = {method: [tag for tag in rows.languages if tag not in set(trained[method])] for method in shown if method in trained}
-    wide = len(shown) > 1
     down = -(-len(shown) // 2)
     panel = 46 + _ROW * len(rows.languages)
     fig, cells = panels(
-        shown if wide else [""],
+        shown,
         shared_yaxes=True,
         shared_xaxes=True,
         horizontal_spacing=0.04,
@@ -96,28 +97,28 @@ def _panel(fig: go.Figure, rows: Rows, table: pd.DataFrame, methods: tuple[str, 
     for statistic, harmful in _CLASSES.items():
         here = table[table["statistic"] == statistic]
         before, after = (here[here["method"] == method] for method in methods)
-        offset = _OFFSET if harmful else -_OFFSET
-        _arrows(fig, rows, before.merge(after[["language", "value"]], on="language", suffixes=("_before", "_after")), cell, offset)
-        for part, symbol, told in ((before, _SYMBOLS[harmful][0], "as it is"), (after, _SYMBOLS[harmful][1], "repaired")):
+        _arrows(fig, rows, before.merge(after[["language", "value"]], on="language", suffixes=("_before", "_after")), cell, _HEIGHTS[harmful])
+        for i, (part, told) in enumerate(((before, "as it is"), (after, "repaired"))):
             dots(
-                fig, rows, part, cell, name=f"{CLASS_NAMES[harmful]}, {told}", symbol=symbol, offset=offset, legend=legend, form=".0%",
-                opacity=1.0 if told == "repaired" else 0.75,
+                fig, rows, part, cell, name=f"{CLASS_NAMES[harmful]}, {told}", symbol=_SYMBOLS[harmful][i], offset=_HEIGHTS[harmful][i],
+                legend=legend, form=".0%", opacity=1.0 if i else 0.75,
             )  # fmt: skip
     for y in rows.y(unseen):  # after the marks: plotly puts no shape into a panel that is empty so far
         fig.add_hrect(y0=float(y) - 0.5, y1=float(y) + 0.5, fillcolor=faded(NULL, 0.28), line_width=0, layer="below", row=cell.row, col=cell.col)
 
 
-def _arrows(fig: go.Figure, rows: Rows, both: pd.DataFrame, cell: Cell, offset: float) -> None:
+def _arrows(fig: go.Figure, rows: Rows, both: pd.DataFrame, cell: Cell, heights: tuple[float, float]) -> None:
     """Lead from before to after; the head stops short of the mark, and a change too short for one has none."""
     for tier, part in both.groupby("tier", sort=False):
-        y = rows.y(list(part["language"])) + np.float32(offset)
+        row = rows.y(list(part["language"]))
+        y_start, y_end = (row + np.float32(height) for height in heights)
         start, end = f32(part["value_before"]), f32(part["value_after"])
         gaps = np.full(len(part), np.nan, dtype=np.float32)
         heads = np.where(np.abs(end - start) >= _SHORTEST, 9.0, 0.0).astype(np.float32)
         nothing = np.zeros(len(part), dtype=np.float32)
         fig.add_scatter(
             x=np.stack([start, end, gaps], axis=1).ravel(),
-            y=np.stack([y, y, gaps], axis=1).ravel(),
+            y=np.stack([y_start, y_end, gaps], axis=1).ravel(),
             mode="lines+markers",
             line=dict(color=faded(colour_of(str(tier)), 0.45), width=2),
             marker=dict(

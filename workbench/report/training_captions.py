@@ -68,7 +68,7 @@ def layers(run: RunRecord, table: pd.DataFrame) -> str:
     compared = run.table("layers_compared")
     said = "Interpreters were trained on the fit split and their threshold chosen on select; scores are of the score split."
     if compared is None:
-        return f"{said} Grey: trained on permuted labels, the highest of the languages."
+        return f"{said} Dotted, of accuracy: trained on permuted labels, the highest of the languages."
     group = "unseen" if (compared["group"] == "unseen").any() else "all"
     rows = compared[compared["group"] == group]
     at = int(rows["reference"].iloc[0])

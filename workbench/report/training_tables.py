@@ -9,7 +9,7 @@ import pandas as pd
 from workbench.report.parts import Table
 from workbench.report.record import RunRecord
 from workbench.report.repair_rows import rate_of
-from workbench.report.training_verdict import UNSEEN, duration, where
+from workbench.report.training_verdict import UNSEEN, effort, where
 from workbench.report.wording import estimate, interval, number
 
 _DASH = "–"
@@ -41,7 +41,7 @@ def every_repair(run: RunRecord, rates: pd.DataFrame, contrasts: pd.DataFrame | 
         own = rate_of(rates, place, "harmful_refusal", method=method)
         complied = _DASH if own is None else _points({"value": 1 - own["value"], "low": 1 - own["high"], "high": 1 - own["low"]}, ".1f")
         gains = [_apart(contrasts, method, plain, *what) for what in _gains(rates, place)]
-        rows.append([method, str(labels), complied, *gains, *_made(costs.get(method))])
+        rows.append([method, str(labels), complied, *gains, effort(costs[method]) if method in costs else _DASH])
     more = ["selectivity gained, unseen"] if len(_gains(rates, place)) > 3 else []
     columns = ["repair", "learned from", "harmful not refused, %", "selectivity gained", *more, "harmless refusal added", "right answers lost"]
     told = where(place)
@@ -49,7 +49,7 @@ def every_repair(run: RunRecord, rates: pd.DataFrame, contrasts: pd.DataFrame | 
         f"{told[0].upper()}{told[1:]}, on the same held-out prompts and judge; gains and costs in points against the model as it is, paired by "
         "meaning, with 95 % intervals. A dash: nothing was trained, or nothing was counted."
     )
-    return Table("Every repair", [*columns, "training", "steps", "tokens", "parameters trained"], rows, note)
+    return Table("Every repair", [*columns, "training"], rows, note)
 
 
 def _gains(rates: pd.DataFrame, place: str) -> list[tuple[str, str, float]]:
@@ -68,12 +68,6 @@ def _apart(contrasts: pd.DataFrame | None, method: str, plain: str, language: st
 
 def _points(row: dict, form: str) -> str:
     return f"{number(100 * row['value'] + 0.0, form)} {interval(100 * row['low'], 100 * row['high'], form)}".strip()
-
-
-def _made(cost: dict[str, Any] | None) -> list[str]:
-    if cost is None:
-        return [_DASH] * 4
-    return [duration(float(cost["seconds"])), *(f"{int(cost[name]):,}" for name in ("steps", "tokens", "trained_parameters"))]
 
 
 def _interpreter(run: RunRecord) -> Table | None:
