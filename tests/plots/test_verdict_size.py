@@ -50,7 +50,7 @@ def test_lines_bars_and_title_are_the_table_s(benchmark):
         pd.concat([cells(n, ["right"] * n + [OPEN] * (4 - n), truth=t) for n in (1, 3) for t in ("calibration", "healthy")])
     )
     fig = verdict_size(table)
-    assert fig.layout.title.text == "Right at 3 prompts per class: calibration 75%, healthy 75%"
+    assert fig.layout.title.text == "Named at 3 prompts per class: calibration 75%"
     told = [one.text for one in fig.layout.annotations]
     assert told == ["languages that fail in calibration", "languages that are healthy", "width of the 95 % interval"]
     line = next(trace for trace in fig.data if trace.name == "right")

@@ -79,9 +79,9 @@ def _line(fig: go.Figure, rows: pd.DataFrame, name: str, cell: Cell, *, legend: 
 
 
 def _title(table: pd.DataFrame, sizes: list[int]) -> str:
-    """Say what share is named right at one size: 100 prompts per class, else the largest."""
+    """Say what share of planted failures is named at one size: 100 prompts per class, else the largest."""
     size = _TOLD if _TOLD in sizes else sizes[-1]
-    mine = table[(table["name"] == "right") & (table["scored"] == size) & (table["what"] != "width")].set_index("what")["value"]
+    mine = table[(table["name"] == "right") & (table["scored"] == size) & ~table["what"].isin(["width", "healthy"])].set_index("what")["value"]
     if mine.empty:
         return "Verdicts by number of scored prompts"
-    return f"Right at {size} prompts per class: " + ", ".join(f"{what} {share:.0%}" for what, share in mine.items())
+    return f"Named at {size} prompts per class: " + ", ".join(f"{what} {share:.0%}" for what, share in mine.items())
