@@ -252,6 +252,22 @@ def test_beside_a_diagnosis_the_page_says_whose_rates_are_compared(folder, tmp_p
     assert any("the rates of the trained model are compared with the diagnosis' refusal" in sentence for sentence in compared(before, folder).said)
 
 
+def test_the_language_filter_knows_whose_every_mark_strip_and_heading_is():
+    from workbench import plots
+    from workbench.report.filtering import tag_languages
+
+    tables = fake_training()
+    fig = tag_languages(plots.token_weight_strips(tables["token_weights"], tiers=TIERS), list(TIERS))
+    assert [trace.meta for trace in fig.data[:2]] == [{"rows": ["qaa", "qaa"]}, {"rows": ["qaa"]}]
+    assert fig.layout.meta["annotations"] == {"0": "qaa", "1": "qac", "2": "qad", "3": "qad"}
+    fig = tag_languages(plots.repaired_languages(tables["repair_rates"], seen=TRAINED, methods=["lasa"]), list(TIERS))
+    assert set(fig.layout.meta["shapes"].values()) == {"qac", "qad", "qae"}
+    (arrow,) = [trace for trace in fig.data if trace.name == "change" and trace.marker.color == "#D55E00" and max(trace.marker.size) > 0]
+    assert arrow.meta == {"of": ["qad", "qad", "", "qae", "qae", ""]}
+    fig = tag_languages(plots.interpreter_layers(tables["interpreter_layers"]), list(TIERS))
+    assert {trace.meta["of"] for trace in fig.data if trace.meta} == set(TIERS) and set(fig.layout.meta["annotations"].values()) == set(TIERS)
+
+
 def test_outcomes_of_the_trained_model_are_paired_prompt_by_prompt(folder, tmp_path):
     path = write_fake_training(tmp_path / "run")
     rows = [

@@ -109,7 +109,8 @@ def _of_trace(
 ) -> dict[str, Any] | None:
     for name in (axes.name, axes.legendgroup if hasattr(axes, "legendgroup") else None):
         if name and (tag := find(name)):
-            return {"of": tag}
+            y = trace.y if trace.y is not None else axes.y
+            return {"rows": [tag] * len(y)} if axes.type == "heatmap" and y is not None else {"of": tag}
     at = rows.get(_axis(getattr(axes, "yaxis", None)))
     if axes.type == "heatmap":
         y = trace.y if trace.y is not None else axes.y
@@ -156,7 +157,7 @@ def _annotations(fig: go.Figure, find: Callable[[str], str | None], rows: dict[s
     found = {}
     for i, note in enumerate(fig.layout.annotations):
         text = _MARKUP.sub("", note.text or "").strip()
-        tag = found_in if (found_in := find(text)) == text else None
+        tag = found_in if (found_in := find(text)) and (text == found_in or text.startswith(f"{found_in},")) else None
         at = rows.get(_axis(note.yref)) if note.yref and note.yref.startswith("y") and " " not in note.yref else None
         tag = tag or (_row_of(at, note.y) if at is not None else None)
         if tag:
