@@ -186,8 +186,12 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN"
     Example: workbench report runs/demo
     """
     from workbench.report import build_report
+    from workbench.report.record import RunRecord
 
-    typer.echo(build_report(run))
+    path = build_report(run)
+    for why in RunRecord.read(run).broken.values():
+        typer.echo(f"Not read: {why}", err=True)
+    typer.echo(path)
 
 
 @app.command()
@@ -210,6 +214,8 @@ def compare(
     console.print(terminal_table(found))
     for sentence in found.shared:
         typer.echo(sentence)
+    for problem in found.problems:
+        typer.echo(problem, err=True)
     typer.echo(path)
 
 

@@ -141,11 +141,23 @@ def test_without_out_the_page_lies_in_the_second_folder_and_the_terminal_has_a_r
 
 
 @pytest.mark.parametrize("columns", [["language", "tier"], ["language", "tier", "statistic", "value"]])
-def test_rates_that_lost_columns_are_a_clear_error(tmp_path, columns):
+def test_rates_that_lost_columns_are_left_aside_and_named(tmp_path, columns):
     second = run_folder(tmp_path / "b")
     Result(pd.DataFrame(fake_tables(**SMALL)["refusal"][columns])).save(second / "results" / "refusal.parquet")
-    with pytest.raises(DataError, match="lack the columns"):
-        compared(run_folder(tmp_path / "a"), second)
+    found = compared(run_folder(tmp_path / "a"), second)
+    assert found.rates == [] and any("refusal.parquet is not what a run wrote: it lacks the columns" in problem for problem in found.problems)
+    assert len(found.verdicts) == 4 and any("has no rates" in sentence for sentence in found.shared)
+
+
+def test_positions_and_places_that_differ_are_said(tmp_path):
+    first = run_folder(tmp_path / "a", spec={"positions": ["t_inst", "t_post_inst"]})
+    second = run_folder(tmp_path / "b", spec={"positions": ["t_post_inst", "mean_inst"]})
+    table = Result.load(second / "results" / "hypotheses.parquet").table
+    Result(table.assign(place="mean_inst@1")).save(second / "results" / "hypotheses.parquet")
+    said = " ".join(compared(first, second).shared)
+    assert "Positions read in both runs: t_post_inst; only in the first: t_inst; only in the second: mean_inst." in said
+    assert "(t_post_inst@2 in the first; mean_inst@1 in the second; position@layer)" in said
+    assert "Positions" not in " ".join(compared(first, first).shared) and "own choice" not in " ".join(compared(first, first).shared)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

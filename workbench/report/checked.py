@@ -1,4 +1,4 @@
-"""Whether a table can be what a run wrote: values in their range, intervals the right way round, known words, one row per case.
+"""Whether a table can be what a run wrote: the columns it needs, values in their range, intervals the right way round, known words, one row per case.
 
 A table edited by hand that stays within its range cannot be told from a measured one; what is impossible is not shown.
 """
@@ -27,6 +27,34 @@ _RANGES: Mapping[str, tuple[tuple[tuple[str, ...], tuple[float, float]], ...]] =
 }
 #: Statistics of which no number is below 0, where the table holds signed ones too.
 _UNSIGNED = ("harmful_refusal", "harmless_refusal", "answer_accuracy", "garbled", "off_language", "unclear")
+#: Columns that the report reads of the tables on which its words rest; without one of them the table says nothing.
+_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "verdicts": ("language", "verdict", "subtype", "gap", "gap_low", "gap_high", "reason"),
+    "stages": ("language", "stage", "statistic", "value", "low", "high", "criterion", "passed", "assessed", "n", "reason"),
+    "hypotheses": (
+        "id",
+        "statement",
+        "statistic",
+        "test",
+        "margin",
+        "effect",
+        "low",
+        "high",
+        "null",
+        "p_corrected",
+        "language",
+        "place",
+        "shown",
+        "n",
+    ),
+    "refusal": ("language", "tier", "statistic", "value", "low", "high", "n"),
+    "outcomes": ("prompt_id", "language", "harmful", "outcome"),
+    "prompts": ("prompt_id", "meaning_id", "language"),
+    "harm_represented": ("position", "language", "layer", "auroc"),
+    "bottleneck": ("position", "verdict", "layer", "low", "high", "reason"),
+    "shapley": ("language", "tier", "switch", "share", "low", "high"),
+    "repair_rates": ("method", "language", "tier", "statistic", "value", "low", "high", "n"),
+}
 _WORDS: Mapping[str, tuple[str, frozenset[str]]] = {
     "verdicts": (
         "verdict",
@@ -64,6 +92,9 @@ def impossible(name: str, table: pd.DataFrame) -> str | None:
 
 
 def _faults(name: str, table: pd.DataFrame) -> Iterator[str]:
+    lost = [column for column in _COLUMNS.get(name, ()) if column not in table]
+    if lost:
+        yield f"it lacks the columns {', '.join(lost)}"
     for columns, (least, most) in _RANGES.get(name, ()):
         for column in (one for one in columns if one in table):
             yield from _outside(table, column, least, most)

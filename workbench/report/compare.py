@@ -288,16 +288,16 @@ def terminal_table(found: Comparison) -> Any:
         table.add_column("verdict")
     for name, _ in STATISTICS.values():
         table.add_column(name.replace(" ", "\n"), justify="right")
-    table.add_column("difference", justify="right")
+    table.add_column("difference", justify="right", no_wrap=True)
     by = {(row.language, row.statistic): row for row in found.rates}
     for tag in dict.fromkeys([*pairs, *(row.language for row in found.rates)]):
         cells = [tag]
         if pairs:
-            cells.append(" -> ".join(dict.fromkeys(pairs[tag].verdicts)) if tag in pairs else "-")
+            cells.append(" ->\n".join(dict.fromkeys(pairs[tag].verdicts)) if tag in pairs else "-")
         for name, _ in STATISTICS.values():
             row = by.get((tag, name))
             cells.append("-" if row is None else f"{row.first.split(' ')[0]} -> {row.second.split(' ')[0]}")
         row = by.get((tag, "selectivity"))
-        cells.append("-" if row is None else f"{row.difference.value} {row.difference.interval}")
+        cells.append("-" if row is None else f"{row.difference.value}\n{row.difference.interval}")
         table.add_row(*cells)
     return table

@@ -32,7 +32,13 @@ def _same_texts(first: RunRecord, second: RunRecord) -> bool:
 
 def what_is_shared(first: Side, second: Side, common: list[str]) -> list[str]:
     """Say it in sentences, the languages first."""
-    return [*_languages(first, second, common), *_prompts(first, second), *_settings(first.run, second.run), *_tables(first, second)]
+    return [
+        *_languages(first, second, common),
+        *_prompts(first, second),
+        *_places(first, second),
+        *_settings(first.run, second.run),
+        *_tables(first, second),
+    ]
 
 
 def _languages(first: Side, second: Side, common: list[str]) -> Iterator[str]:
@@ -67,6 +73,32 @@ def _prompts(first: Side, second: Side) -> Iterator[str]:
             "A gate decides anew for every draw of its examples and has no outcome per prompt: its rates are compared as independent of the other "
             "run's, with intervals over meanings and draws, on the meanings that each run scores."
         )
+
+
+def _places(first: Side, second: Side) -> Iterator[str]:
+    """Say where each run read the state, as far as the two differ."""
+    asked = [run.find("manifest.spec.positions") for run in (first.run, second.run)]
+    known = [[str(one) for one in found] if isinstance(found, list) else [] for found in asked]
+    if all(known) and known[0] != known[1]:
+        both = [position for position in known[0] if position in known[1]]
+        alone = [
+            f"only in the {which}: {listed(extra)}"
+            for which, mine, theirs in (("first", *known), ("second", *known[::-1]))
+            if (extra := [position for position in mine if position not in theirs])
+        ]
+        yield f"Positions read in both runs: {listed(both)}; {'; '.join(alone)}." if alone else f"Positions read in both runs: {listed(both)}."
+    read = [_read_at(side.run) for side in (first, second)]
+    if all(read) and read[0] != read[1]:
+        told = "; ".join(f"{listed(places)} in the {which}" for places, which in zip(read, ("first", "second"), strict=True))
+        yield f"Harm is read at each run's own choice of places ({told}; position@layer): scores of represented and calibrated are from there."
+
+
+def _read_at(run: RunRecord) -> list[str]:
+    """Return the places that the two stages which read the model's state were decided at."""
+    table = run.table("hypotheses")
+    if table is None or not {"id", "place"} <= set(table):
+        return []
+    return sorted(set(table.loc[table["id"].isin(["represented", "calibrated"]), "place"].astype(str)) - {""})
 
 
 def _settings(first: RunRecord, second: RunRecord) -> Iterator[str]:

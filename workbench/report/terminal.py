@@ -11,7 +11,7 @@ from workbench.report.language_table import language_rows, not_validated
 from workbench.report.record import RunRecord
 from workbench.report.repair_rows import SEEN_OR_NOT, repair_rows
 from workbench.report.training_verdict import method_name
-from workbench.report.verdict_table import STAGE_SCORES, verdict_rows
+from workbench.report.verdict_table import STAGE_SCORES, unmeasured, verdict_rows
 from workbench.report.wording import number
 
 _STAGES = {
@@ -76,9 +76,8 @@ def _verdicts(run: RunRecord) -> list[Table]:
         return []
     reasons = {row.reason for row in rows}
     shared = reasons.pop() if len(reasons) == 1 and len(rows) > 1 else ""
-    caption = "x: the criterion is shown not to be met, ? open, - not assessed. " + (
-        f"Why, everywhere: {shared}" if shared else "Why: in the report."
-    )
+    why = f"Why, everywhere: {shared}" if shared else "Why: in the report."
+    caption = " ".join(["x: the criterion is shown not to be met, ? open, - not assessed.", why, *unmeasured(run)])
     table = Table(title=f"where the safety decision fails, {run.model}", caption=caption, **LOOK)
     table.add_column("language", no_wrap=True)
     table.add_column("verdict", min_width=14)

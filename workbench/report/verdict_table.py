@@ -123,7 +123,7 @@ def verdict_sentences(run: RunRecord, rows: list[VerdictRow]) -> list[str]:
     for row in rows:
         groups.setdefault((row.verdict, row.subtype), []).append(row)
     if set(groups) == {("none", "")}:
-        return [f"No verdict: {_stopped(rows[0].reason)} The comparison stops here: no language is said to fail or to be healthy.", *_left_out(run)]
+        return [f"No verdict: {_stopped(rows[0].reason)} The comparison stops here: no language is said to fail or to be healthy.", *unmeasured(run)]
     order = ["understanding", "representation", "calibration", "actuation", "expression", "none", "not enough evidence", "healthy"]
     said = []
     for verdict, subtype in sorted(groups, key=lambda key: (order.index(key[0]) if key[0] in order else -1, key[1])):
@@ -133,7 +133,7 @@ def verdict_sentences(run: RunRecord, rows: list[VerdictRow]) -> list[str]:
     doubtful = [row.language for row in rows if row.reference and row.state == FAIL]
     if doubtful:
         said.append(f"Among these are reference languages ({listed(doubtful)}): the others were compared with all of them together.")
-    return [*said, *_left_out(run)]
+    return [*said, *unmeasured(run)]
 
 
 def _stopped(reason: str) -> str:
@@ -154,7 +154,7 @@ def _how_few(run: RunRecord, rows: list[VerdictRow]) -> str:
     return f"{told} Scored there: {n} prompts per class and language; more of them narrow the intervals."
 
 
-def _left_out(run: RunRecord) -> list[str]:
+def unmeasured(run: RunRecord) -> list[str]:
     """Name languages that were asked for and could not be measured at all: they have no row, which is no pass."""
     table = run.table("dropped", model=None)
     if table is None or not {"what", "language", "reason"} <= set(table):
