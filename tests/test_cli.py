@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from fake_run import write_fake_run
+from fake_run import fake_tables, write_fake_run
 
 from workbench import cli
 from workbench.errors import PromptError
@@ -39,7 +40,8 @@ def run(*argv) -> int:
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("demo",), ("diagnose",), ("capture",), ("report",), ("organism",), ("organism", "train"), ("repair",), ("repair", "gate")]
+    "command",
+    [(), ("demo",), ("diagnose",), ("capture",), ("report",), ("compare",), ("organism",), ("organism", "train"), ("repair",), ("repair", "gate")],
 )
 def test_help_shows_what_a_command_does(command, capsys):
     assert run(*command, "--help") == 0
@@ -151,6 +153,56 @@ def test_report_rebuilds_from_the_folder_alone(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(folder / "report.html")
 
 
+@pytest.fixture
+def two_runs(tmp_path):
+    """Write two small runs with nothing that is slow to draw; the second has a language less and other prompts of the same source."""
+    small = dict(languages=4, layers=3, meanings=8)
+    without = tuple(set(fake_tables(**small)) - {"prompts", "verdicts", "stages", "hypotheses", "refusal", "outcomes"})
+    first = write_fake_run(tmp_path / "first", without=without, **small)
+    second = write_fake_run(tmp_path / "second", without=without, **(small | {"languages": 3, "meanings": 4}))
+    manifest = json.loads((second / "manifest.json").read_text(encoding="utf-8"))
+    manifest["spec"] |= {"prompts": {"source": "organism", "hash": "1" * 64}, "positions": ["t_inst"]}
+    (second / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return first, second
+
+
+def test_compare_says_what_two_grids_share_and_ends_with_the_page(two_runs, tmp_path, capsys):
+    assert run("compare", *two_runs, "--out", tmp_path / "page.html") == 0
+    said = capsys.readouterr()
+    assert "Languages in both runs: qaa, qab and qac." in said.out and "not compared: qad." in said.out
+    assert "12 prompts in both, 20 only in the first, 0 only in the second" in said.out
+    assert said.out.strip().splitlines()[-1] == str(tmp_path / "page.html") and said.err == ""
+
+
+def test_compare_names_on_stderr_what_it_could_not_read(two_runs, tmp_path, capsys):
+    (two_runs[1] / "results" / "stages.parquet").write_bytes(b"PAR1 cut")
+    (two_runs[1] / "summary.json").write_text("{", encoding="utf-8")
+    assert run("compare", *two_runs, "--out", tmp_path / "page.html") == 0
+    said = capsys.readouterr().err
+    assert "stages.parquet is damaged" in said and "summary.json is damaged" in said
+
+
+@pytest.mark.parametrize("damage", ["no manifest", "half a manifest", "no folder"])
+def test_compare_refuses_what_is_no_run_with_code_two(two_runs, damage, capsys):
+    first, second = two_runs
+    if damage == "half a manifest":
+        (second / "manifest.json").write_text('{"spec": {', encoding="utf-8")
+    elif damage == "no manifest":
+        (second / "manifest.json").unlink()
+    else:
+        second = second.with_name("elsewhere")
+    assert run("compare", first, second) == 2
+    said = capsys.readouterr().err
+    assert "manifest.json" in said and "--out" in said and not (first / "compare.html").exists()
+
+
+def test_report_names_on_stderr_what_it_could_not_read(two_runs, capsys):
+    (two_runs[0] / "results" / "verdicts.parquet").write_bytes(b"PAR1 cut")
+    assert run("report", two_runs[0]) == 0
+    said = capsys.readouterr()
+    assert "verdicts.parquet is damaged" in said.err and said.out.strip() == str(two_runs[0] / "report.html")
+
+
 def test_capture_hands_layers_and_positions_on(monkeypatch, tmp_path):
     calls: dict = {}
     monkeypatch.setattr("workbench.models.load.load_model", lambda model, **options: ("chat", model, options["template"]))
@@ -199,12 +251,12 @@ def test_an_interruption_says_that_the_same_command_continues(monkeypatch, capsy
     assert capsys.readouterr().err.strip() == "Stopped. What was finished is kept: the same command continues."
 
 
-def test_what_the_pipeline_says_of_the_run_folder_is_shown_once(monkeypatch, capsys):
+def test_what_the_pipeline_says_of_the_run_folder_is_shown_once(two_runs, monkeypatch, capsys):
     import logging
 
     monkeypatch.setattr("workbench.report.build_report", lambda folder: logging.getLogger("workbench.diagnosis.diagnose").info("it goes on"))
     for _ in range(2):
-        assert run("report", "runs/mine") == 0
+        assert run("report", two_runs[0]) == 0
         assert capsys.readouterr().err.strip() == "it goes on"
 
 
