@@ -45,6 +45,8 @@ def test_every_table_is_there_and_the_summary_agrees_with_them(run):
     assert run.summary["languages"]["qaa"] == {"tier": "high", "seen": False} and run.summary["languages"]["qad"]["seen"]
     assert {"loss", "harmful_refusal", "harmless_refusal", "answer_accuracy"} <= set(run.result("training_curve").table["statistic"])
     assert not (run.folder / "edited").exists() and not (run.folder / ".training").exists()
+    cost = run.result("cost").table.iloc[0]
+    assert cost["labelled_prompts"] == 0 and cost["parallel_queries"] == 2 * 12  # two languages of six meanings per class to learn in
 
 
 def test_the_repaired_model_is_a_directory_that_answers_as_it_was_scored(run):

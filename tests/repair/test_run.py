@@ -70,7 +70,7 @@ def test_every_method_has_its_figures_in_the_summary(stopped_and_finished):
 
 def test_all_tables_are_there_and_no_reply_under_an_edit_stays(stopped_and_finished):
     run, _, _ = stopped_and_finished
-    wanted = {"few_shot", "repair_strength", "gate_roc", "gate_scores", "gate_transfer", "latency", "answers", "prompts", "dropped"}
+    wanted = {"few_shot", "repair_strength", "gate_roc", "gate_scores", "gate_transfer", "latency", "answers", "decisions", "prompts", "dropped"}
     assert wanted <= set(run.results)
     assert not (run.folder / "edited").exists()
     assert {path.name for path in run.folder.rglob("*.jsonl*")} == {"direction_scores.jsonl"}

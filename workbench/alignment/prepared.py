@@ -54,6 +54,8 @@ class Prepared:
         Writes into a folder what belongs beside the weights.
     notes : list
         What was left out, and why.
+    labelled, parallel : int
+        Prompts whose label or reply is learned from, and queries that a twin in the reference language must stand beside; over all languages.
     """
 
     method: Method
@@ -63,6 +65,8 @@ class Prepared:
     asked: Callable[[ChatModel], dict[str, Asker]] = lambda _: {}
     beside: Callable[[Path], None] = lambda _: None
     notes: list[Note] = field(default_factory=list)
+    labelled: int = 0
+    parallel: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,8 @@ def prepare(
     told = f"replies in {', '.join(pairs.languages)}"
     if name == "lasa":
         return _interpreted(method, run, chat, grid, wanted, pairs, told, notes, seed, progress)
-    return Prepared(method, pairs, pairs.languages, told, notes=notes)
+    twins = int((pairs.frame["language"] != method.reference).sum()) if isinstance(method, MPO | MLC) else 0
+    return Prepared(method, pairs, pairs.languages, told, notes=notes, labelled=len(pairs), parallel=twins)
 
 
 def _pairs(grid: PromptGrid, judge: PerLanguageJudge, wanted: Wanted, languages: Sequence[str], seed: int) -> PreferenceSet:
@@ -166,7 +171,7 @@ def _distilled(
     notes += [tuple(row) for row in pairs.dropped.itertuples(index=False)]
     notes += [("teacher", "all", None, sentence) for sentence in foreseen(rates)]
     told = f"queries in {', '.join(learners)} with twins in {context.reference}; no replies, no labels"
-    return Prepared(replace(method, max_new_tokens=new_tokens), queries, learners, told, notes=notes)
+    return Prepared(replace(method, max_new_tokens=new_tokens), queries, learners, told, notes=notes, parallel=len(queries))
 
 
 def _interpreted(
@@ -200,7 +205,9 @@ def _interpreted(
 
     seen = list(dict.fromkeys([*pairs.languages]))
     labels = f"{told}; labels of harm in {', '.join(fitted_in)}"
-    return Prepared(method, pairs, seen, labels, asked, beside, notes)
+    read = grid.select(split="fit", languages=fitted_in).frame  # a pair made of the grid's keys is one of these prompts
+    labelled = len({*read[["language", "meaning_id"]].itertuples(index=False), *pairs.frame[["language", "meaning_id"]].itertuples(index=False)})
+    return Prepared(method, pairs, seen, labels, asked, beside, notes, labelled=labelled)
 
 
 def _place(acts: Any, layer: int | None, seed: int) -> ReadingLayer:

@@ -207,7 +207,8 @@ def _repair(
     trained = train(prepared.method, chat, prepared.data, config, run.folder, watched, progress=progress, keep_checkpoints=True)
     run.save("training_curve", trained.history)
     cost = {"seconds": trained.seconds, "steps": trained.steps, "tokens": trained.tokens, "trained_parameters": trained.trained_parameters}
-    run.save("cost", pd.DataFrame([{"method": method} | cost]))
+    needed = {"labelled_prompts": prepared.labelled, "parallel_queries": prepared.parallel}
+    run.save("cost", pd.DataFrame([{"method": method} | cost | needed]))
     repaired = trained.chat(chat, f"{chat.name} + {method}")
     askers = {UNREPAIRED: asker(chat), **_asked(method, prepared, repaired)}
     options: dict[str, Any] = {"max_new_tokens": new_tokens, "progress": progress}

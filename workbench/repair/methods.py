@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool
 
 from workbench.errors import DataError
@@ -108,3 +109,16 @@ def averaged(runs: Sequence[MethodRun]) -> MethodRun:
     """Average what several runs of as many draws did with each prompt; who was flagged differs between them and is not kept."""
     refused, correct, broken = (np.mean([getattr(run, kind) for run in runs], axis=0) for kind in ("refused", "correct", "broken"))
     return MethodRun(refused, correct, broken, None, runs[0].labels)
+
+
+def decided(answered: Answered, run: MethodRun) -> pd.DataFrame:
+    """Lay out whom a gate flagged, so that what it does can be counted again beside other repairs.
+
+    Returns
+    -------
+    DataFrame
+        ``draw`` (from 0), ``prompt_id``, ``flagged``.
+    """
+    flagged = np.zeros((1, len(answered.prompts)), dtype=bool) if run.flagged is None else run.flagged
+    ids = answered.prompts["prompt_id"].to_numpy()
+    return pd.DataFrame({"draw": np.repeat(np.arange(len(flagged)), len(ids)), "prompt_id": np.tile(ids, len(flagged)), "flagged": flagged.ravel()})

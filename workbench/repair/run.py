@@ -26,6 +26,8 @@ from workbench.prompts.grid import PromptGrid
 from workbench.prompts.sources import load_prompts
 from workbench.repair.applied import KIND
 from workbench.repair.gate import GateComparison, compare_replies
+from workbench.repair.kinds import GATE
+from workbench.repair.methods import decided
 from workbench.repair.replies import GateReplies, answer_for_gates, answers_frame, answers_of
 from workbench.repair.setting import GateSettings, gate_settings
 from workbench.repair.strength import OracleStrength
@@ -267,6 +269,7 @@ def _compare(
     compared = compare_replies(settings, replies, seed=protocol.seed)
     run.save("reading_places", settings.places)
     run.save("prices", compared.prices)
+    run.save("decisions", decided(compared.answered, compared.runs[GATE]))
     run.save("repair_rates", compared.rates)
     run.save("repair_contrasts", compared.contrasts)
     told = {"seed": protocol.seed, "k": protocol.k, "prompts": grid.hash, "strength": replies.strength.strength, "direction": direction.metadata}
