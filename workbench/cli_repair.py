@@ -103,7 +103,9 @@ def _training(method: str) -> Training:
         preferences: Annotated[
             Path | None, typer.Option(help="Pairs to learn: prompt, chosen, rejected; default from the prompts' keys.", metavar="FILE")
         ] = None,
-        max_complying: Annotated[float, typer.Option(help="Share of harmful pairs whose chosen reply may comply; these are dropped.")] = 0.05,
+        max_complying: Annotated[
+            float, typer.Option(help="Share of harmful pairs whose chosen reply may comply; these are dropped.", min=0, max=1)
+        ] = 0.05,
         train_languages: Annotated[str | None, typer.Option(help="Languages trained in; the others show what carries over.", metavar="a,b")] = None,
         interpreter_languages: Annotated[str | None, typer.Option(help="LASA: languages of the interpreter; default all.", metavar="a,b")] = None,
         layer: Annotated[int | None, typer.Option(help="LASA: layer the interpreter reads; default the bottleneck.", min=1)] = None,

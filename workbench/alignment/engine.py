@@ -96,8 +96,8 @@ def fit(
     try:
         with _own_generators(config.seed), _quiet():
             trained = _run(build, chat, config, start, name, monitor, progress)
-    except RuntimeError as error:
-        if not _out_of_memory(error):
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not _out_of_memory(error):
             raise
         raise DataError(_memory_message(name, config, smallest_batch)) from error
     processes.wait_for_everyone()
@@ -161,10 +161,10 @@ def _plain(chat: ChatModel, trained: nn.Module) -> Any:
 def _memory_message(name: str, config: TrainingConfig, smallest: int) -> str:
     smaller = config.smaller_batch(smallest)
     remedy = (
-        f"Use batch_size={smaller[0]} with accumulation={smaller[1]}: the same {config.effective_batch} rows a step; in the same folder the training "
-        "goes on from its last checkpoint"
+        f"Use batch_size={smaller[0]} with accumulation={smaller[1]}: the same {config.effective_batch} rows a step (--batch-size {smaller[0]} "
+        f"--accumulation {smaller[1]}); in the same folder the training goes on from its last checkpoint"
         if smaller
-        else "Its batch cannot shrink: use gradient_checkpointing, a LoRA adapter, bf16 or a shorter max_length"
+        else "Its batch cannot shrink: use gradient_checkpointing, a LoRA adapter (--lora-rank), bf16 or a shorter max_length"
     )
     return f"{name} ran out of memory with batch_size={config.batch_size} and accumulation={config.accumulation}. {remedy}."
 

@@ -71,8 +71,8 @@ class Guarded(_Base):
         there = whole(Path(self.args.output_dir))
         left = f"the checkpoint of step {there[-1].name.rpartition('-')[2]} is kept ({there[-1]})" if there else "no checkpoint had been saved yet"
         return (
-            f"; expected a finite number. Nothing was written with it and {left}. Ask for a smaller learning rate, a longer warm-up or a smaller "
-            "gradient norm, in another folder; in bfloat16, try float32."
+            f"; expected a finite number. Nothing was written with it and {left}. Ask for a smaller learning rate (--learning-rate), a longer "
+            "warm-up or a smaller gradient norm, in another folder (--out); in bfloat16, try float32."
         )
 
     def require_finite_gradients(self) -> None:

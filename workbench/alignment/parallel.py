@@ -83,6 +83,11 @@ def reference_pairs(preferences: PreferenceSet, reference_language: str) -> pd.D
     frame = preferences.frame
     twin = frame[frame["language"] == reference].drop_duplicates("meaning_id").set_index("meaning_id")[["prompt", "chosen", "rejected"]]
     others = frame[frame["language"] != reference]
+    if others.empty:
+        raise PromptError(
+            f"{reference} is the only language of these preference pairs, and the others are what is to be brought to it. Expected parallel pairs in "
+            "several languages; name more (--train-languages), or give such pairs (--preferences FILE)."
+        )
     found = others["meaning_id"].isin(twin.index)
     if not found.any():
         raise PromptError(

@@ -11,6 +11,9 @@ from workbench.alignment.trainers import Method, method_of
 from workbench.errors import DataError, did_you_mean
 
 NOTHING = ("none", "uniform")
+#: Fields of a method that a run fills in, and what they come from.
+DECIDED = {"interpreter": "--interpreter-languages and --layer", "reference": "--reference", "max_new_tokens": "--max-new-tokens"}
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", type(None): "none"}
 
 
 def method_with(name: str, settings: Sequence[str]) -> Method | None:
@@ -46,20 +49,25 @@ def method_with(name: str, settings: Sequence[str]) -> Method | None:
 
 def _with(made: Any, path: Sequence[str], value: str, said: str) -> Any:
     known = _settable(made)
+    if path[0] in DECIDED and hasattr(made, path[0]):
+        raise DataError(f"--set {said!r}: {path[0]} is decided by {DECIDED[path[0]]}. Expected another setting; use that option instead.")
     if path[0] not in known:
-        raise DataError(
-            f"--set {said!r}: {type(made).__name__} has no setting {path[0]!r}. Expected one of {', '.join(known)}.{did_you_mean(path[0], known)}"
-        )
+        there = f"one of {', '.join(known)}" if known else "none: it has no settings, so leave --set out"
+        raise DataError(f"--set {said!r}: {type(made).__name__} has no setting {path[0]!r}. Expected {there}.{did_you_mean(path[0], known)}")
     if len(path) > 1:
         inner = getattr(made, path[0])
         if not is_dataclass(inner):
             raise DataError(f"--set {said!r}: {path[0]} has no settings of its own. Expected {path[0]}=VALUE.")
         return replace(made, **{path[0]: _with(inner, path[1:], value, said)})
-    return replace(made, **{path[0]: _read(value, get_type_hints(type(made))[path[0]], getattr(made, path[0]), said)})
+    given = _read(value, get_type_hints(type(made))[path[0]], getattr(made, path[0]), said)
+    try:
+        return replace(made, **{path[0]: given})
+    except DataError as error:
+        raise DataError(f"--set {said!r}: {error}") from None
 
 
 def _settable(made: Any) -> list[str]:
-    return [field.name for field in fields(made) if field.name != "interpreter"]
+    return [field.name for field in fields(made) if field.name not in DECIDED]
 
 
 def _read(value: str, kind: Any, now: Any, said: str) -> Any:
@@ -78,7 +86,8 @@ def _read(value: str, kind: Any, now: Any, said: str) -> Any:
                 continue
         if one is str:
             return value
-    raise DataError(f"--set {said!r}: {value!r} is no {' or '.join(getattr(one, '__name__', str(one)) for one in kinds)}.")
+    wanted = " or ".join(WORDS.get(one, str(one)) for one in kinds)
+    raise DataError(f"--set {said!r}: {value!r} is none of what it takes. Expected {wanted}, such as {said.partition('=')[0]}={now}.")
 
 
 def _some(method: Any) -> str:

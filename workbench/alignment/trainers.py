@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from workbench.alignment.watch import Monitor
 
 
+#: Which rows of LASA carry the sentence.
+SIGNALS = ("source", "interpreter")
+
+
 @dataclass(frozen=True)
 class SFT:
     """Supervised fine-tuning on the chosen replies (TRL's SFTTrainer). Data: PreferenceSet."""
@@ -30,6 +36,9 @@ class DPO:
 
     beta: float = 0.1
 
+    def __post_init__(self) -> None:
+        _require_numbers(self, above_zero=("beta",))
+
 
 @dataclass(frozen=True)
 class KTO:
@@ -38,6 +47,9 @@ class KTO:
     beta: float = 0.1
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_numbers(self, above_zero=("beta",), from_zero=("desirable_weight", "undesirable_weight"))
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,11 @@ class LASA:
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        _require_numbers(self, above_zero=("beta",), from_zero=("desirable_weight", "undesirable_weight"))
+        if self.signal not in SIGNALS:
+            raise DataError(f"signal={self.signal!r}: expected one of {', '.join(SIGNALS)}.{did_you_mean(str(self.signal), SIGNALS)}")
+
 
 @dataclass(frozen=True)
 class MPO:
@@ -70,6 +87,9 @@ class MPO:
 
     reference: str = "en"
     beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_numbers(self, above_zero=("beta",))
 
 
 @dataclass(frozen=True)
@@ -93,6 +113,11 @@ class MLC:
     weight: float = 1.0
     temperature: float = 0.1
     projection: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_numbers(self, above_zero=("temperature",), from_zero=("weight",))
+        if self.projection is not None and self.projection < 1:
+            raise DataError(f"projection={self.projection}: expected a whole number of at least 1, such as 64, or none for the states themselves.")
 
 
 Method = SFT | DPO | KTO | LASA | MSD | MPO | MLC
@@ -220,6 +245,16 @@ def name_of(method: Method) -> str:
     raise DataError(
         f"{type(method).__name__} is no training. Expected one of {', '.join(kind.__name__ for kind, _ in METHODS.values())}, or its name."
     )
+
+
+def _require_numbers(method: Any, *, above_zero: Sequence[str] = (), from_zero: Sequence[str] = ()) -> None:
+    """Refuse settings that would turn a loss around (a preference would then be unlearned) or make it no number."""
+    for names, least in ((above_zero, "above 0"), (from_zero, "of at least 0")):
+        for name in names:
+            value = getattr(method, name)
+            if not math.isfinite(value) or value < 0 or (names is above_zero and value == 0):
+                default = next(field.default for field in fields(method) if field.name == name)
+                raise DataError(f"{name}={value}: expected a number {least}, such as {default}.")
 
 
 def _told(method: Method) -> dict[str, Any]:

@@ -72,7 +72,8 @@ def require_transfer(rates: FlipRates, *, limit: float = LIMIT) -> list[str]:
         f"There is nothing to distil: of the {unsafe} harmful queries that the model does not refuse it refuses {flips} as its own teacher "
         f"(flip rate {overall['value']:.3f}, 95 % up to {overall['high']:.3f}; expected at least {limit:g})"
         f"{f', and in {chr(44).join(spoilt)} the teacher refuses less than the student' if spoilt else ''}. It was asked in {where}. Name another "
-        "reference language, let the teacher write its judgement first (reasoning), or take a repair without a teacher: dpo, kto or lasa."
+        "reference language (--reference), let the teacher write its judgement first (--reasoning), or take a repair without a teacher: dpo, kto "
+        "or lasa."
     )
 
 
