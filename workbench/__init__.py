@@ -65,6 +65,8 @@ _PUBLIC = {
     "load_gate": "workbench.gates",
     "repair_gate": "workbench.repair.run",
     "repair_route": "workbench.repair.applied",
+    "repair_training": "workbench.alignment.run",
+    "repair_table": "workbench.alignment.table",
     "compare_gates": "workbench.repair.gate",
     "sweep_directions": "workbench.interventions.sweep",
     "RefusalTokens": "workbench.interventions",

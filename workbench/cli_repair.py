@@ -33,6 +33,7 @@ from workbench.cli_options import (
     finish,
     tags,
 )
+from workbench.errors import DataError
 
 app = typer.Typer(help="Repair the safety decision, and measure what the repair does.", no_args_is_help=True)
 
@@ -160,3 +161,32 @@ def _training(method: str) -> Training:
 
 for _name in TOLD:
     app.command(_name)(_training(_name))
+
+
+@app.command("table")
+def repair_table(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of repairs of one model, by a gate or by training.", metavar="RUN")],
+    out: Annotated[Path | None, typer.Option(help="Write a page as well: table and figures, one file.", metavar="FILE.html")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print rows for other programs instead of tables.")] = False,
+) -> None:
+    """Put all repairs of one model into one table: what they do, and what they take.
+
+    Example: workbench repair table runs/gate runs/lasa runs/msd --out runs/repairs.html
+    """
+    from workbench.alignment.table import repair_table as tabulate
+    from workbench.report.repairs import repairs_page, terminal_tables
+
+    if out is not None and out.suffix.lower() != ".html":
+        raise DataError(f"--out {out} is no page. Expected a name that ends in .html.")
+    table = tabulate(runs)
+    path = None if out is None else repairs_page(table, out)
+    if as_json:
+        typer.echo(table.to_json())
+        return
+    from rich.console import Console
+
+    console = Console()
+    for one in terminal_tables(table):
+        console.print(one)
+    if path is not None:
+        typer.echo(path)

@@ -142,7 +142,7 @@ def _title(table: pd.DataFrame, rows: Rows, start: str, shown: Sequence[str]) ->
             (table["statistic"] == statistic) & (table["language"] == place if place in places else table["language"].isin(list(rows.languages)))
         ]
         before, after = here.loc[here["method"] == start, "value"], here.loc[here["method"].isin(shown), "value"]
-        return f"{span(before, '.0%')}, then {span(after, '.0%')}"
+        return f"{span(before, '.0%')}, then {span(after, '.0%')}" if len(before) else f"{span(after, '.0%')} after"
 
     every = "mean of all languages" if _EVERY in places else "all languages"
     notes = [f"unseen in training: {told(_UNSEEN, 'harmful_refusal')}"] if _UNSEEN in places else []

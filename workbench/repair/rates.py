@@ -210,10 +210,11 @@ class Resampler:
         return out
 
 
-def repair_rates(resampler: Resampler, *, confidence: float = 0.95) -> RepairRates:
-    """Count every method, per language and as mean over groups of languages."""
+def repair_rates(resampler: Resampler, *, methods: Sequence[str] | None = None, confidence: float = 0.95) -> RepairRates:
+    """Count every method, or those that are named, per language and as mean over groups of languages."""
     rows = []
-    for method, run in resampler.runs.items():
+    for method in resampler.runs if methods is None else methods:
+        run = resampler.runs[method]
         for statistic, by_language in resampler.estimates(method).items():
             for language, values in resampler.grouped(by_language, known_only=statistic in _SOME).items():
                 row = {"method": method, "statistic": statistic, "draws": len(run.refused), "labels": run.labels}
