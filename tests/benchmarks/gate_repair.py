@@ -39,7 +39,7 @@ from workbench.repair.methods import averaged, routed
 from workbench.repair.rates import RATES, MethodRun, Resampler
 from workbench.repair.replies import RANDOM, GateReplies, answers_of
 from workbench.repair.run import repair_gate
-from workbench.repair.setting import gate_settings
+from workbench.repair.setting import GateSettings, gate_settings
 from workbench.repair.strength import OracleStrength
 from workbench.statistics import wilson
 
@@ -67,10 +67,10 @@ class Measured:
         return {tag: self.estimates[method][statistic][tag] for tag, tier in self.resampler.tiers.items() if tier == "high"}
 
 
-def measure(organism: str, out: Path, *, seed: int, k: int, draws: int, graded_draws: int) -> Measured:
-    """Compare all methods on one organism; ``seed`` draws examples and resamples."""
-    shipped = organism == "shipped"
-    model, prompts = ("organism:aligned", "organism") if shipped else (str(Path(organism) / "aligned"), str(Path(organism) / "prompts.csv"))
+def compared(
+    model: str, prompts: str, out: Path, *, seed: int, k: int, draws: int, graded_draws: int
+) -> tuple[GateComparison, GateSettings, Direction]:
+    """Run ``workbench repair gate``, or read its finished run, and count every method again from the judged replies."""
     run = repair_gate(model, prompts=prompts, k=k, draws=draws, graded_draws=graded_draws, seed=seed, out=out, progress=False)
     grid, direction = load_prompts(prompts), Direction.load(out / "results" / "selected_direction.safetensors")
     acts, reference = open_store(out / "activations" / "after.zarr"), grid.reference(None)
@@ -78,13 +78,20 @@ def measure(organism: str, out: Path, *, seed: int, k: int, draws: int, graded_d
     strength = run.result("oracle_strength")
     tried = OracleStrength(strength.table, strength.provenance, answers_of(run.result("strength_answers").table))
     replies = GateReplies(tried, answers_of(run.result("answers").table), run.result("multiples").table)
-    found = compare_replies(settings, replies, resamples=100, seed=seed)
+    return compare_replies(settings, replies, resamples=100, seed=seed), settings, direction
+
+
+def measure(organism: str, out: Path, *, seed: int, k: int, draws: int, graded_draws: int) -> Measured:
+    """Compare all methods on one organism; ``seed`` draws examples and resamples."""
+    shipped = organism == "shipped"
+    model, prompts = ("organism:aligned", "organism") if shipped else (str(Path(organism) / "aligned"), str(Path(organism) / "prompts.csv"))
+    found, settings, direction = compared(model, prompts, out, seed=seed, k=k, draws=draws, graded_draws=graded_draws)
     runs = {**found.runs, **random_directions(found)}
     resampler = Resampler(found.answered.prompts, runs, resamples=RESAMPLES, rng=np.random.default_rng(seed))
     estimates = {name: resampler.estimates(name) for name in runs}
     casts = [name for name in runs if name.startswith("CAST")]
     best = max(casts, key=lambda name: resampler.grouped(estimates[name]["selectivity"])["mean low"][0])
-    place = {"push": f"{direction.position} {direction.layer}", "strength (gaps)": tried.strength}
+    place = {"push": f"{direction.position} {direction.layer}", "strength (gaps)": found.strength.strength}
     chosen = settings.places.table[settings.places.table["chosen"]].set_index("reader")
     place |= {f"{name} reads": f"{chosen.loc[name, 'position']} {chosen.loc[name, 'layer']}" for name in chosen.index}
     prices = found.prices.table[found.prices.table["chosen"]].set_index("method")["price"]
