@@ -48,7 +48,12 @@ def test_a_gate_and_a_training_do_not_look_alike(contrasts):
     fig = plots.repair_cost(contrasts)
     assert point(fig, "gate, shrinkage").marker.symbol == "square" and point(fig, "lasa").marker.symbol == "circle"
     assert {"gate", "repair by training"} <= {trace.name for trace in fig.data}
-    assert {"lasa", "<b>gate, shrinkage</b>"} <= {note.text for note in fig.layout.annotations}
+    assert {"lasa", "<b>gate, shrinkage</b>", "<b>better ↖</b>"} <= {note.text for note in fig.layout.annotations}
+
+
+def test_a_gate_told_apart_by_its_folder_still_looks_like_a_gate(contrasts):
+    table = contrasts.assign(method=contrasts["method"].replace("gate, shrinkage", "gate, shrinkage (k1)"))
+    assert point(plots.repair_cost(table), "gate, shrinkage (k1)").marker.symbol == "square"
 
 
 def test_without_keys_for_answers_the_other_cost_is_drawn(contrasts):

@@ -73,3 +73,9 @@ def test_a_method_that_was_not_measured_is_refused_by_name(rates, asked):
 def test_a_table_without_means_speaks_of_the_languages(rates):
     fig = plots.repaired_languages(rates[~rates["language"].str.startswith("mean ")], methods=["lasa"])
     assert fig.layout.title.text == "Harmful refused, all languages: 30% to 96%, then 97%"
+
+
+def test_where_the_start_has_no_mean_of_its_own_over_unseen_languages_only_the_mean_after_is_told():
+    rates = fake_training()["repair_rates"]
+    rates = rates[(rates["method"] != "unrepaired") | (rates["language"] != "mean unseen in training")]
+    assert "unseen in training: 70% to 97% after" in plots.repaired_languages(rates).layout.title.subtitle.text

@@ -54,7 +54,8 @@ def repair_cost(result: Result | pd.DataFrame, *, language: str = "mean of all",
     Returns
     -------
     Figure
-        Points of a hundred, with 95 % intervals both ways. Left of the line and high up is good; a cost below 0 is a gain.
+        Points of a hundred, with 95 % intervals both ways. Left of the line and high up is good, as the mark in that corner says; a cost below 0
+        is a gain.
 
     Raises
     ------
@@ -97,7 +98,7 @@ def repair_cost(result: Result | pd.DataFrame, *, language: str = "mean of all",
 
 
 def _kind(method: str) -> str:
-    found = kind_of(method)
+    found = kind_of(method.partition(" (")[0])  # a folder's name tells runs of one method apart
     return found if found in _LOOKS else "trained"
 
 
@@ -143,6 +144,10 @@ def _panel(fig: go.Figure, gains: pd.DataFrame, cost: pd.DataFrame, cell: Cell, 
     fig.add_annotation(
         x=budget, y=1, yref=f"y{cell.row if cell.row > 1 else ''} domain", text=f"budget: {budget:g} points", showarrow=False, xanchor="left",
         yanchor="bottom", xshift=-3, font=dict(size=10.5, color=MUTED), **at,
+    )  # fmt: skip
+    fig.add_annotation(  # left of every other label, above the axis: nothing is ever drawn there
+        x=0, xref=f"x{cell.row if cell.row > 1 else ''} domain", y=1, yref=f"y{cell.row if cell.row > 1 else ''} domain", text="<b>better ↖</b>",
+        showarrow=False, xanchor="right", yanchor="bottom", xshift=-2, font=dict(size=10.5, color=MUTED),
     )  # fmt: skip
     fig.add_shape(type="line", x0=low, x1=name_at, y0=0, y1=0, line=dict(color=MUTED, width=1), **at)  # not through the names
 
