@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from fake_repair import write_fake_repair
 from fake_run import fake_tables, write_fake_run
+from fake_training import write_fake_training
 
 from workbench.errors import DataError
 from workbench.report.compare import compare_runs, compared, terminal_table
@@ -112,6 +113,16 @@ def test_a_gate_s_rates_are_compared_with_the_diagnosis_refusal(tmp_path):
     assert row.how == "independent" and row.second == "85 [81, 89]" and found.verdicts == []
     assert any("the rates of its gate are compared with the diagnosis' refusal" in sentence for sentence in found.said)
     assert any("no outcome per prompt" in sentence for sentence in found.shared)
+
+
+def test_two_repairs_are_pointed_to_the_table_of_repairs_and_a_training_beside_a_diagnosis_to_its_weights(tmp_path):
+    gate, one, two = write_fake_repair(tmp_path / "gate"), write_fake_training(tmp_path / "one"), write_fake_training(tmp_path / "two")
+    for pair in ((one, two), (gate, two)):
+        assert f"`workbench repair table {pair[0]} {pair[1]}`" in compared(*pair).shared[-1]
+    before = run_folder(tmp_path / "before")
+    for pair in ((before, one), (one, before)):
+        assert f"`workbench diagnose {one}/model` with the options of {before}" in compared(*pair).shared[-1]
+    assert not any("workbench" in sentence for sentence in compared(before, before).shared)
 
 
 def test_a_judge_that_was_not_validated_marks_nothing(tmp_path):

@@ -287,7 +287,7 @@ def terminal_table(found: Comparison) -> Any:
     if pairs:
         table.add_column("verdict")
     for name, _ in STATISTICS.values():
-        table.add_column(name.replace(" ", "\n"), justify="right")
+        table.add_column(name.replace(" ", "\n").replace("selectivity", "selec-\ntivity"), justify="right")
     table.add_column("difference", justify="right", no_wrap=True)
     by = {(row.language, row.statistic): row for row in found.rates}
     for tag in dict.fromkeys([*pairs, *(row.language for row in found.rates)]):

@@ -38,6 +38,7 @@ def what_is_shared(first: Side, second: Side, common: list[str]) -> list[str]:
         *_places(first, second),
         *_settings(first.run, second.run),
         *_tables(first, second),
+        *_instead(first.run, second.run),
     ]
 
 
@@ -141,3 +142,19 @@ def _tables(first: Side, second: Side) -> Iterator[str]:
     verdicts = [side.run.table("verdicts") is not None for side in (first, second)]
     if any(verdicts) and not all(verdicts):
         yield f"Only {(first if verdicts[0] else second).name} has verdicts."
+
+
+def _instead(first: RunRecord, second: RunRecord) -> Iterator[str]:
+    """Name the command that compares runs of these kinds better."""
+    if not first.is_diagnosis and not second.is_diagnosis:
+        folders = " ".join(str(run.folder) for run in (first, second))
+        yield (
+            f"Both runs are repairs: `workbench repair table {folders}` puts them beside the model they began with, on the same resamples and with "
+            "what they cost."
+        )
+    elif first.is_training or second.is_training:
+        trained, plain = (first, second) if first.is_training else (second, first)
+        yield (
+            f"A training has no verdicts: give `workbench diagnose {trained.folder}/model` with the options of {plain.folder}, and compare that run "
+            "with it."
+        )
