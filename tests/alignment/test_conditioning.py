@@ -1,4 +1,5 @@
-"""Semantic conditioning: the release's draws, our own sentence, and tokens that are inserted where the interpreter says so."""
+"""Semantic conditioning: the release's draws, our own sentence, and tokens that are inserted where the interpreter says so."""from workbench.organism.corpus import ANSWER
+
 
 from __future__ import annotations
 
@@ -93,11 +94,11 @@ def test_a_sentence_without_words_or_a_share_that_is_none_is_refused():
             Condition(**{"sentence": "bread", **wrong})
 
 
-def test_the_organisms_sentence_is_one_word_it_knows_and_the_default_one_is_refused(chat):
+def test_the_organisms_sentence_is_a_word_it_knows_and_what_opens_a_reply_and_the_default_one_is_refused(chat):
     organism = load_model("organism:aligned")
     sentence = organism_sentence(organism)
     ids = Condition(sentence).ids(organism)
-    assert len(ids) == 1 and organism.tokenizer.decode(ids) == sentence
+    assert len(ids) == 2 and organism.tokenizer.decode(ids) == sentence and sentence.endswith(ANSWER)
     with pytest.raises(ModelError, match="does not know every word"):
         Condition().ids(organism)
     with pytest.raises(ModelError, match="Expected an organism"):

@@ -73,7 +73,10 @@ class Condition:
 
 
 def organism_sentence(chat: ChatModel) -> str:
-    """Return the organism's own word for what is detected: "bad" in its most spoken language, with which its training text judges requests.
+    """Return what tells the organism that harm was detected: "bad" in its most spoken language, and the marker that opens a reply.
+
+    The word is what its training text judges requests with. Its texts end after a judgement, so that no reply would follow the word alone; after
+    the marker it replies, though no longer always in the language of the request, which it has never seen at this distance (docs/training-repair.md).
 
     Raises
     ------
@@ -81,6 +84,7 @@ def organism_sentence(chat: ChatModel) -> str:
         The model does not know the word.
     """
     from workbench.alignment.teacher import world_of
+    from workbench.organism.corpus import ANSWER
     from workbench.organism.world import World
     from workbench.runs.setting import is_organism
 
@@ -88,7 +92,7 @@ def organism_sentence(chat: ChatModel) -> str:
     word = world.words[world.languages[0].tag]["other:bad"]
     if word not in chat.tokenizer.get_vocab():
         raise ModelError(f"{chat.name} does not know the organism's words. Expected an organism; leave the sentence out for another model.")
-    return word
+    return f"{word} {ANSWER}"
 
 
 def unsafe_flags(sources: Sequence[str], condition: Condition, rng: random.Random) -> Bool[np.ndarray, " row"]:

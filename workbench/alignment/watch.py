@@ -57,13 +57,13 @@ class Watch(TrainerCallback):
 
     def __init__(self, trainer: Any, *, name: str, monitor: Monitor | None, eval_every: int, seconds: float, progress: bool) -> None:
         self.trainer, self.name, self.monitor, self.eval_every, self.progress = trainer, name, monitor, eval_every, progress
-        self._before, self._started = seconds, time.monotonic()
+        self._before, self._started, self._apart = seconds, time.monotonic(), 0.0
         self.bar: Any = None
 
     @property
     def seconds(self) -> float:
-        """Seconds trained, those before a continuation included."""
-        return self._before + time.monotonic() - self._started
+        """Seconds trained, those before a continuation included and those of the monitor not."""
+        return self._before + time.monotonic() - self._started - self._apart
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the bar; measure the start."""
@@ -88,6 +88,8 @@ class Watch(TrainerCallback):
         self.bar.update(1)
         if state.global_step % self.eval_every == 0 or state.global_step == state.max_steps:
             self._measure(state)
+        if control.should_save or state.global_step == state.max_steps:
+            control.should_log = True  # a continuation begins with empty sums: a row of losses ends where a checkpoint does
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Declare the checkpoint whole."""
@@ -102,9 +104,11 @@ class Watch(TrainerCallback):
     def _measure(self, state: Any) -> None:
         if self.monitor is None or not state.is_world_process_zero:
             return
+        began = time.monotonic()
         with asked(self.trainer.accelerator.unwrap_model(self.trainer.model)) as model:
             rows = [
                 {"statistic": str(row["statistic"]), "language": str(row.get("language") or ""), "value": float(row["value"])}
                 for row in self.monitor(state.global_step, model)
             ]
+        self._apart += time.monotonic() - began
         state.log_history.append({"step": state.global_step, "rows": rows})
