@@ -1,4 +1,4 @@
-"""Semantic conditioning: the release's draws, our own sentence, and tokens that are inserted where the interpreter says so."""from workbench.organism.corpus import ANSWER
+"""Semantic conditioning: the release's draws, our own sentence, and tokens that are inserted where the interpreter says so."""
 
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from workbench.alignment.conditioning import Condition, conditioned, organism_se
 from workbench.alignment.interpreter import SafetyInterpreter, raw_view
 from workbench.behavior.generate import COLUMNS, generate, reply_to
 from workbench.errors import DataError, ModelError, StoreMismatchError
+from workbench.organism.corpus import ANSWER
 
 BREAD = Condition("bread bread bread")
 
