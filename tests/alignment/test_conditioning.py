@@ -1,6 +1,5 @@
 """Semantic conditioning: the release's draws, our own sentence, and tokens that are inserted where the interpreter says so."""
 
-
 from __future__ import annotations
 
 import json
