@@ -14,7 +14,7 @@ from toy_interpreter import FEW
 
 from workbench import load_model, load_prompts
 from workbench.activations.capture import capture
-from workbench.alignment.interpreter_layers import InterpreterLayers, compare_layers, interpreter_by_layer, reading_layer
+from workbench.alignment.interpreter_layers import InterpreterLayers, compare_layers, interpreter_by_layer, layers_to_compare, reading_layer
 from workbench.alignment.interpreter_scores import InterpreterScores
 from workbench.errors import DataError
 from workbench.geometry.bottleneck import Bottleneck
@@ -137,3 +137,17 @@ def test_on_the_organism_harm_learned_in_high_resource_languages_transfers_at_th
     assert found.loc[("seen", 2), "low"] > 0.9 and found.loc[("unseen", 2), "low"] > 0.85
     assert found.loc[("unseen", 8), "high"] < 0.85 and found.loc[("unseen", 8), "verdict"] == "better"
     assert (found["null"] < 0.7).all()
+
+
+def test_layers_where_nothing_can_be_read_are_compared_in_silence(planted, caplog):
+    scores = interpreter_by_layer(planted, [1], **QUICK)
+    assert scores.table.query("statistic == 'accuracy'")["low"].min() < 0.5  # layer 1 says nothing of harm
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("n_layers", "used", "expected"),
+    [(4, 2, range(1, 5)), (8, 8, range(1, 9)), (12, 1, range(1, 13)), (24, 1, [1, 2, 3, 4, 12, 24]), (32, 10, [1, *range(7, 14), 16, 32])],
+)
+def test_small_models_are_compared_at_every_layer_and_deep_ones_around_the_one_used_and_far_from_it(n_layers, used, expected):
+    assert layers_to_compare(n_layers, used) == list(expected)

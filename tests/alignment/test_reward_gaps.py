@@ -140,3 +140,76 @@ def test_frames_that_cannot_be_averaged_are_refused(rng, change, says):
 def test_a_reference_language_that_is_not_there_is_refused(rng):
     with pytest.raises(DataError, match=r"\['fr'\] have no pair. Expected some of en, de, sw"):
         reward_gaps(scored(rng, meanings=3), reference=["en", "fr"])
+
+
+# --- pairs under a model ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    rows = [
+        {"pair_id": f"{kind}{i}:{tag}", "meaning_id": f"{kind}{i}", "language": tag, "harmful": kind == "h", "prompt": f"word {i} {tag}",
+         "chosen": "no", "rejected": "with flour and water"}
+        for kind in "hb" for i in range(4) for tag in ("en", "sw")
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_pairs_are_scored_as_each_completion_alone_would_be(tiny_model, pairs):
+    import torch
+
+    from workbench.alignment.reward_gaps import pairs_to_score
+    from workbench.alignment.sequences import collate, completion_logprobs, encode
+
+    chat = tiny_model("llama", n_layers=2)
+    made = pairs_to_score(chat, pairs, tiers={"en": "high", "sw": None})
+    found = made.scored(chat, token_budget=40)
+    assert list(found["meaning_id"]) == list(pairs["meaning_id"]) and list(found["language"]) == list(pairs["language"])
+    for side in ("chosen", "rejected"):
+        for row in range(0, len(pairs), 5):
+            with torch.no_grad():
+                alone = completion_logprobs(chat.model, collate(chat, encode(chat, [pairs["prompt"][row]], [pairs[side][row]])))
+            assert found[f"{side}_sum"][row] == pytest.approx(float(alone[0]), abs=1e-4) and found[f"{side}_len"][row] == int(alone[1])
+    pd.testing.assert_frame_equal(found, made.scored(chat, token_budget=10_000))
+    assert set(reward_gaps(found).table["language"]) == {"en", "sw"}
+
+
+def test_what_stands_in_front_of_a_reply_moves_its_gap_and_is_not_counted(tiny_model, pairs):
+    from workbench.alignment.reward_gaps import pairs_to_score
+
+    chat = tiny_model("llama", n_layers=2)
+    plain, told = (pairs_to_score(chat, pairs, insert=insert).scored(chat) for insert in (None, [(5, 6)] * 8 + [None] * 8))
+    assert plain["chosen_len"].equals(told["chosen_len"])
+    moved = plain["chosen_sum"] != told["chosen_sum"]
+    assert moved[:8].all() and not moved[8:].any()
+
+
+def test_a_few_are_the_same_meanings_in_every_language_and_class(tiny_model, pairs):
+    from workbench.alignment.reward_gaps import pairs_to_score
+
+    made = pairs_to_score(tiny_model("llama", n_layers=2), pairs)
+    few = made.few(2)
+    assert few.labels.groupby(["language", "harmful"])["meaning_id"].unique().map(list).tolist() == [["b0", "b1"], ["h0", "h1"]] * 2
+    assert len(few.chosen) == len(few.rejected) == len(few.labels) == 8
+    assert few.chosen[-1] == made.chosen[11]
+
+
+def test_held_out_pairs_are_of_the_select_split_or_of_a_preference_files_own():
+    from workbench.alignment.monitored import held_out_pairs
+    from workbench.alignment.preference import PreferenceSet
+    from workbench.prompts.grid import PromptGrid
+
+    rows = [
+        {"language": tag, "meaning_id": f"m{i}", "text": f"{tag} {i}", "harmful": i % 2 == 0, "answer": f"done {i}", "refusal": f"sorry {tag}",
+         "tier": "low", "split": ("fit", "select", "score")[i // 2 % 3]}
+        for tag in ("qaa", "qab") for i in range(12)
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows)
+    keyed = held_out_pairs(PromptGrid(frame), None, seed=0)
+    assert set(keyed["meaning_id"]) == set(frame.loc[frame["split"] == "select", "meaning_id"]) and set(keyed["language"]) == {"qaa", "qab"}
+    without = PromptGrid(frame.drop(columns=["answer", "refusal"]))
+    assert held_out_pairs(without, [], seed=0) is None
+    own = PreferenceSet(keyed.assign(refusal=["sorry"] * len(keyed), answer=["done"] * len(keyed)))
+    assert len(held_out_pairs(without, own, seed=0)) == len(keyed)
+    fit = PreferenceSet(keyed.assign(split="fit", refusal=["sorry"] * len(keyed), answer=["done"] * len(keyed)))
+    assert held_out_pairs(without, fit, seed=0) is None

@@ -22,7 +22,15 @@ def at(fig, title):
 def test_each_statistic_has_its_panel_and_what_nobody_reads_has_none(curve):
     fig = plots.training_curves(curve, tiers=TIERS)
     headings = [note.text for note in fig.layout.annotations if "<b>" not in note.text]
-    assert headings == ["loss", "harmful prompts refused", "harmless prompts refused", "harmless prompts answered right", "length of replies"]
+    assert headings == [
+        "loss", "harmful prompts refused", "harmless prompts refused", "harmless prompts answered right", "length of replies to harmful prompts",
+        "length of replies to harmless prompts", "refusal preferred, harmful prompts", "answer preferred, harmless prompts",
+    ]  # fmt: skip
+    sampled = pd.DataFrame([{"step": 1, "statistic": "length", "language": "", "value": 7.0}])
+    both = plots.training_curves(pd.concat([curve, sampled], ignore_index=True), tiers=TIERS)
+    assert "length of replies" not in [note.text for note in both.layout.annotations]
+    alone = plots.training_curves(sampled, tiers=TIERS)
+    assert [note.text for note in alone.layout.annotations] == ["length of replies"]
     (loss,) = [t for t in fig.data if t.xaxis == at(fig, "loss")]
     assert len(loss.x) == 60 and loss.line.color == INK and loss.mode == "lines"
 

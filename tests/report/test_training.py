@@ -25,7 +25,7 @@ from workbench.results import Result
 FIGURES = ["repaired_languages", "repair_cost", "training_curves", "interpreter_layers", "token_weights", "token_weight_strips"]
 TABLES = [
     "Every repair", "The interpreter, language by language", "Is the layer used better than those around it?", "What the teacher has to teach",
-    "The guard",
+    "The reward gap", "The guard",
 ]  # fmt: skip
 
 
@@ -149,8 +149,26 @@ def test_the_table_of_repairs_sets_gains_costs_and_effort_beside_each_other(run)
     assert at["dpo"]["training"] == "3.0 minutes: 60 steps, 30,000 tokens, 1.9 million parameters trained"
 
 
+def test_the_table_of_reward_gaps_sets_the_trained_model_beside_its_start_and_the_control_beside_both(run):
+    (table,) = [table for table in training_of(run).section.tables if table.title == "The reward gap"]
+    assert table.columns == ["language", "harmful, unrepaired", "harmful, lasa", "harmless, unrepaired", "harmless, lasa"]
+    at = {row[0]: row[1:] for row in table.rows}
+    assert list(at) == list(TIERS) and at["qae"] == ["\u22120.50 [\u22120.70, \u22120.30]", *["+1.50 [+1.30, +1.70]"], *["+2.00 [+1.80, +2.20]"] * 2]
+    curve = fake_training()["training_curve"]
+    assert "is no refusal rate" in training_captions.curves(run, curve)
+    assert "reward gap" not in training_captions.curves(run, curve[~curve["statistic"].str.startswith("reward_gap")])
+
+
+def test_what_a_training_warned_of_is_said_also_where_no_summary_was_written(run):
+    told = "Refusals of harmless requests rose from 0.000 to 0.100 while training: over-refusal."
+    assert not [sentence for sentence in training_verdict(run) if sentence.startswith("Warning")]
+    assert f"Warning: {told}" in training_verdict(changed(run, {"warnings": [told]}))
+    stopped = RunRecord(run.folder, run.manifest | {"warnings": [told]}, {}, run.results)
+    assert f"Warning: {told}" in training_verdict(stopped)
+
+
 def test_what_a_method_does_not_measure_is_left_out(tmp_path):
-    without = ("interpreter", "interpreter_layers", "layers_compared", "token_weights", "flip_rates", "guard", "cost")
+    without = ("interpreter", "interpreter_layers", "layers_compared", "token_weights", "flip_rates", "guard", "cost", "reward_gaps")
     page = page_of(write_fake_training(tmp_path / "run", without=without, method="dpo"))
     assert re.findall(r'<figure data-figure="(\w+)"', page) == FIGURES[:3] and re.findall(r"<h3>([^<]+)</h3>", page) == TABLES[:1]
     prose = prose_of(page)

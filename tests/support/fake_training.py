@@ -72,7 +72,10 @@ def fake_training(*, replies: int = 6, steps: int = 60, layers: int = 5) -> dict
         put("training_curve", step=step, statistic="harmful_refusal", language=tag, value=first + done * (0.97 - place - first))
         put("training_curve", step=step, statistic="harmless_refusal", language=tag, value=0.02 * done)
         put("training_curve", step=step, statistic="answer_accuracy", language=tag, value=0.99 - 0.01 * done)
-        put("training_curve", step=step, statistic="length", language=tag, value=7.0 - done)
+        put("training_curve", step=step, statistic="length_harmful", language=tag, value=7.0 - 2 * done)
+        put("training_curve", step=step, statistic="length_harmless", language=tag, value=7.0 - done)
+        put("training_curve", step=step, statistic="reward_gap", language=tag, value=4 * first - 2 + 2 * done - place)
+        put("training_curve", step=step, statistic="reward_gap_harmless", language=tag, value=2.0 - 0.4 * done - place)
     for tag, tier in TIERS.items():
         seen = tag in TRAINED
         flips = {"n": 50, "student_unsafe": 35, "teacher_safe_of_those": 34, "value": 0.68, "low": 0.54, "high": 0.79, "teacher_unsafe_of_safe": 1}
@@ -90,6 +93,10 @@ def fake_training(*, replies: int = 6, steps: int = 60, layers: int = 5) -> dict
             put("interpreter_layers", layer=layer + 2, **row)
             if layer == layers // 2:
                 put("interpreter", layer=layer + 2, **row)
+        for method, harmful in itertools.product((START, "lasa"), (True, False)):
+            gap = {"method": method, "language": tag, "tier": tier, "harmful": harmful, "statistic": "reward_gap", "n": 24, "pairs": 24}
+            value = (1.5 if seen or method != START else -0.5) if harmful else 2.0
+            put("reward_gaps", **gap, value=value, low=value - 0.2, high=value + 0.2)
         put(
             "guard",
             language=tag,

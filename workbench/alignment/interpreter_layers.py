@@ -18,11 +18,14 @@ from workbench.alignment.interpreter import SafetyInterpreter
 from workbench.alignment.interpreter_network import InterpreterOptions
 from workbench.alignment.interpreter_scores import InterpreterScores, permuted_interpreters, score_interpreter
 from workbench.errors import DataError
+from workbench.gates.place import gate_data
 from workbench.geometry.bottleneck import Bottleneck
 from workbench.results import Result
 from workbench.statistics import newcombe, wilson
 
 GROUPS = ("all", "seen", "unseen")
+#: A model of so many layers is compared at each; of a deeper one, layers on either side of the one that is used.
+ALL_OF, AROUND = 12, 3
 
 
 class ReadingLayer(NamedTuple):
@@ -82,6 +85,35 @@ def reading_layer(bottleneck: Bottleneck, position: str = "t_inst", *, asked: in
     return ReadingLayer(int(row["layer"]) if asked is None else asked, low, high, verdict, reason, asked is not None)
 
 
+def layers_to_compare(n_layers: int, used: int) -> list[int]:
+    """Return the layers at which an interpreter is compared with the one that is used.
+
+    Parameters
+    ----------
+    n_layers : int
+        Blocks of the model; layer k is the residual stream after k of them.
+    used : int
+        Where the interpreter reads.
+
+    Returns
+    -------
+    list of int
+        Every layer from 1 on of a model with at most 12; of a deeper one the layers within 3 of the one used, and the first, the middle and the
+        last, so that the claim is also tested far from it.
+
+    Examples
+    --------
+    >>> layers_to_compare(8, 5)
+    [1, 2, 3, 4, 5, 6, 7, 8]
+    >>> layers_to_compare(32, 10)
+    [1, 7, 8, 9, 10, 11, 12, 13, 16, 32]
+    """
+    if n_layers <= ALL_OF:
+        return list(range(1, n_layers + 1))
+    near = range(max(1, used - AROUND), min(n_layers, used + AROUND) + 1)
+    return sorted({1, n_layers // 2, n_layers, *near})
+
+
 @dataclass(frozen=True)
 class InterpreterLayers(Result):
     """One row per layer and group of languages ("all", "seen", "unseen"): mean accuracy, and how it compares with the reference layer.
@@ -135,7 +167,8 @@ def interpreter_by_layer(
     Returns
     -------
     InterpreterScores
-        See :func:`compare_layers` for the comparison with the bottleneck.
+        See :func:`compare_layers` for the comparison with the bottleneck. Layers where harm cannot be read are rows like others; nothing is
+        logged about them.
     """
     if repeats < 1 or permutations < 0:
         raise DataError(f"repeats={repeats}, permutations={permutations}: expected at least 1 network per layer, and 0 or more permutations.")
@@ -147,7 +180,8 @@ def interpreter_by_layer(
     for layer in wanted:
         drawn = np.random.default_rng(seed)
         common: dict[str, Any] = {"width": width, "options": options, "rng": drawn}
-        found = [SafetyInterpreter.fit(acts, layer, position, languages, **common) for _ in range(repeats)]
+        rows = [gate_data(acts, layer, position, split, languages) for split in ("fit", "select")]
+        found = [SafetyInterpreter.fit_rows(*rows, **common) for _ in range(repeats)]
         controls = permuted_interpreters(acts, layer, position, languages, n=permutations, **common)
         parts.append(score_interpreter(found, acts, controls=controls))
     table = pd.concat([part.table for part in parts], ignore_index=True)

@@ -11,19 +11,21 @@ import numpy as np
 import pandas as pd
 
 from workbench.activations.capture import capture
-from workbench.alignment.conditioning import Condition, conditioned, organism_sentence
-from workbench.alignment.distillation import judgements, queries_of, query_pairs
+from workbench.alignment.conditioning import SENTENCE, conditioned, organism_sentence
+from workbench.alignment.defaults import method_for
+from workbench.alignment.distillation import Query, judgements, queries_of, query_pairs
 from workbench.alignment.interpreter import SafetyInterpreter
-from workbench.alignment.interpreter_layers import ReadingLayer, compare_layers, interpreter_by_layer, reading_layer
+from workbench.alignment.interpreter_layers import ReadingLayer, compare_layers, interpreter_by_layer, layers_to_compare, reading_layer
 from workbench.alignment.interpreter_scores import permuted_interpreters, score_interpreter
 from workbench.alignment.measured import Asker
 from workbench.alignment.msd import MSD
 from workbench.alignment.preference import PreferenceSet, load_preferences, preferences_from_grid
 from workbench.alignment.teacher import choose_context
-from workbench.alignment.trainers import LASA, MLC, MPO, Method, method_of
+from workbench.alignment.trainers import LASA, MLC, MPO, Method
 from workbench.alignment.transfer import flip_rate, foreseen, require_transfer
 from workbench.behavior.judges import PerLanguageJudge
 from workbench.errors import DataError, did_you_mean
+from workbench.gates.place import gate_data
 from workbench.geometry import find_bottleneck, silhouettes
 from workbench.models.chat import ChatModel
 from workbench.prompts.grid import PromptGrid
@@ -31,8 +33,10 @@ from workbench.runs.folder import Run
 from workbench.runs.selected import Note
 from workbench.runs.setting import is_organism
 
-#: Layers on either side of the bottleneck that an interpreter is compared at, and its controls with permuted labels.
-AROUND, CONTROLS = 3, 5
+#: Interpreters with permuted labels beside the one that is used.
+CONTROLS = 5
+#: Meanings per class and language that are looked at while training, and before it.
+MONITORED = 24
 POSITION = "t_inst"
 
 
@@ -56,6 +60,12 @@ class Prepared:
         What was left out, and why.
     labelled, parallel : int
         Prompts whose label or reply is learned from, and queries that a twin in the reference language must stand beside; over all languages.
+    inserts : callable, optional
+        Prompts -> what stands between each and its reply (token ids or None) where the method puts something there.
+    held_out : list of Query
+        MSD: queries of the select split, by which token weights are shown.
+    unreadable : list of str, optional
+        LASA: languages that the interpreter was fitted in without being better than chance there; None for other methods.
     """
 
     method: Method
@@ -67,6 +77,9 @@ class Prepared:
     notes: list[Note] = field(default_factory=list)
     labelled: int = 0
     parallel: int = 0
+    inserts: Callable[[Sequence[str]], list[Any]] | None = None
+    held_out: list[Query] = field(default_factory=list)
+    unreadable: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +131,7 @@ def prepare(
     """
     others = [tag for tag in grid.languages if tag not in reference]
     languages = _known(wanted.train_languages, grid.languages) or (list(reference) if name in ("sft", "dpo", "kto", "lasa") else others)
-    method = wanted.options or method_of(name)
+    method = wanted.options or method_for(name, organism=is_organism(chat))
     if name == "msd":
         return _distilled(method, run, chat, grid, judge, wanted, languages, reference, new_tokens, seed, progress)
     if name in ("mpo", "mlc"):  # a pair in the reference language stands beside every translation
@@ -171,7 +184,12 @@ def _distilled(
     notes += [tuple(row) for row in pairs.dropped.itertuples(index=False)]
     notes += [("teacher", "all", None, sentence) for sentence in foreseen(rates)]
     told = f"queries in {', '.join(learners)} with twins in {context.reference}; no replies, no labels"
-    return Prepared(replace(method, max_new_tokens=new_tokens), queries, learners, told, notes=notes, parallel=len(queries))
+    few = query_pairs(grid.select(split="select").limit(MONITORED, seed=seed), context, languages=learners)
+    held = judgements(chat, few.teacher, context, out=place / "judgements-select.jsonl", progress=progress)
+    held_out = queries_of(chat, few, inserted=held, max_new_tokens=new_tokens)
+    return Prepared(
+        replace(method, max_new_tokens=new_tokens), queries, learners, told, notes=notes, parallel=len(queries), held_out=held_out
+    )  # fmt: skip
 
 
 def _interpreted(
@@ -182,22 +200,26 @@ def _interpreted(
     acts = capture(chat, grid, positions=[POSITION], store=run.folder / "activations" / "start.zarr", progress=progress)
     place = _place(acts, wanted.layer, seed)
     fitted_in = _known(wanted.interpreter_languages, grid.languages) or grid.languages
-    interpreter = SafetyInterpreter.fit(acts, place.layer, POSITION, fitted_in, rng=np.random.default_rng(seed))
+    rows = [gate_data(acts, place.layer, POSITION, split, fitted_in) for split in ("fit", "select")]
+    interpreter = SafetyInterpreter.fit_rows(*rows, rng=np.random.default_rng(seed))
+    notes += _not_readable(interpreter)
     controls = permuted_interpreters(acts, place.layer, POSITION, fitted_in, n=CONTROLS, rng=np.random.default_rng(seed))
     run.save("interpreter", score_interpreter(interpreter, acts, controls=controls))
-    near = [k for k in range(place.layer - AROUND, place.layer + AROUND + 1) if 1 <= k <= chat.n_layers]
-    scores = interpreter_by_layer(acts, near, POSITION, languages=fitted_in, rng=np.random.default_rng(seed))
+    scores = interpreter_by_layer(acts, layers_to_compare(chat.n_layers, place.layer), POSITION, languages=fitted_in, rng=np.random.default_rng(seed))
     run.save("interpreter_layers", scores)
     run.save("layers_compared", compare_layers(scores, place))
     if place.asked or place.verdict != "bottleneck":
         notes.append(("layer", "all", None, f"the interpreter reads layer {place.layer}, which was asked for; {place.verdict}: {place.reason}"))
     condition = method.condition
-    if is_organism(chat) and condition == Condition():
+    if is_organism(chat) and condition.sentence == SENTENCE:
         condition = replace(condition, sentence=organism_sentence(chat))
     method = replace(method, condition=condition, interpreter=interpreter)
 
     def asked(trained: ChatModel) -> dict[str, Asker]:
         return {"lasa": conditioned(trained, interpreter, condition, reader=chat).generate}
+
+    def inserts(prompts: Sequence[str]) -> list[Any]:
+        return [condition.ids(chat) if flagged else None for flagged in interpreter.flag(chat, list(prompts))]
 
     def beside(folder: Path) -> None:
         interpreter.save(folder / "interpreter.safetensors")
@@ -207,7 +229,22 @@ def _interpreted(
     labels = f"{told}; labels of harm in {', '.join(fitted_in)}"
     read = grid.select(split="fit", languages=fitted_in).frame  # a pair made of the grid's keys is one of these prompts
     labelled = len({*read[["language", "meaning_id"]].itertuples(index=False), *pairs.frame[["language", "meaning_id"]].itertuples(index=False)})
-    return Prepared(method, pairs, seen, labels, asked, beside, notes, labelled=labelled)
+    return Prepared(
+        method, pairs, seen, labels, asked, beside, notes, labelled=labelled, inserts=inserts, unreadable=interpreter.unreadable
+    )  # fmt: skip
+
+
+def _not_readable(interpreter: SafetyInterpreter) -> list[Note]:
+    """Say in which of its own languages an interpreter is no better than chance; it is kept there, as its user may leave them out."""
+    found = interpreter.record["select_by_language"]
+    return [
+        (
+            "interpreter", tag, None,
+            f"not readable: balanced accuracy {found[tag]['value']:.2f}, from {found[tag]['low']:.2f}, on the select split at layer "
+            f"{interpreter.place.layer}; chance is 0.5",
+        )
+        for tag in interpreter.unreadable
+    ]  # fmt: skip
 
 
 def _place(acts: Any, layer: int | None, seed: int) -> ReadingLayer:

@@ -2,21 +2,28 @@
 
 A reward gap is small in languages where attacks succeed, so it warns before replies are sampled and judged. It is no refusal rate:
 a model may prefer the refusal to one given answer and still answer in another way.
+
+How the two go together: harmful refusal counts prompts whose greedy reply refuses, the gap of harmful pairs averages by how much the refusal is
+likelier than one answer, per token. Where the gap is below 0 for most prompts the model usually complies, and a repair must raise it; above 0 it
+may go on rising while refusal has long been complete, so its size is compared between languages and steps, never with a rate. The gap of harmless
+pairs is the control: it falls where a model learns to refuse everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import torch
 
 from workbench.alignment.multilingual import reward_gap
+from workbench.alignment.sequences import Example, collate, completion_logprobs, encode
 from workbench.behavior.resampling import pooled_share
 from workbench.errors import DataError
+from workbench.models.chat import ChatModel
 from workbench.prompts.languages import tier_of
 from workbench.results import Result
 from workbench.statistics import Estimate, jackknife_interval
@@ -42,6 +49,82 @@ class RewardGaps(Result):
         """Return a row per language and class, a column per statistic."""
         wide = self.table.pivot_table(index=["language", "harmful"], columns="statistic", values="value", sort=False)
         return wide.reset_index()
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs as tokens, made once and scored under several models.
+
+    Attributes
+    ----------
+    labels : DataFrame
+        meaning_id, language, tier, harmful: one row per pair.
+    chosen, rejected : list of Example
+    """
+
+    labels: pd.DataFrame
+    chosen: list[Example]
+    rejected: list[Example]
+
+    def few(self, meanings: int) -> Pairs:
+        """Return the pairs of the first meanings per language and class, in the order of the rows."""
+        labels = self.labels
+        first = labels.drop_duplicates(list(_LABELS))
+        kept = first[first.groupby(["language", "harmful"], sort=False).cumcount() < meanings]
+        wanted = set(kept[list(_LABELS)].itertuples(index=False, name=None))
+        rows = [i for i, row in enumerate(labels[list(_LABELS)].itertuples(index=False, name=None)) if row in wanted]
+        return Pairs(labels.iloc[rows].reset_index(drop=True), [self.chosen[i] for i in rows], [self.rejected[i] for i in rows])
+
+    def scored(self, chat: ChatModel, *, token_budget: int = 2048) -> pd.DataFrame:
+        """Return what :func:`reward_gaps` averages: the summed log-probability of either completion, in nats, and its tokens.
+
+        Parameters
+        ----------
+        chat : ChatModel
+            With the tokenizer and template the pairs were made with.
+        token_budget : int
+            Tokens of one pass, padding included.
+        """
+        examples = [*self.chosen, *self.rejected]
+        order = sorted(range(len(examples)), key=lambda i: -len(examples[i]))
+        size = max(1, token_budget // max(len(examples[order[0]]), 1))
+        found = np.full((len(examples), 2), np.nan)
+        with torch.no_grad():
+            for first in range(0, len(order), size):
+                rows = order[first : first + size]
+                sums, lengths = completion_logprobs(chat.model, collate(chat, [examples[i] for i in rows]))
+                found[rows, 0], found[rows, 1] = sums.double().cpu().numpy(), lengths.cpu().numpy()
+        n = len(self.chosen)
+        numbers = np.concatenate([found[:n], found[n:]], axis=1)
+        return self.labels.assign(**dict(zip(_NUMBERS, numbers.T, strict=True)))
+
+
+def pairs_to_score(
+    chat: ChatModel, frame: pd.DataFrame, *, tiers: Mapping[str, str | None] | None = None, insert: Sequence[Any] | None = None
+) -> Pairs:
+    """Turn preference pairs into tokens.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As of a ``PreferenceSet``: pair_id, meaning_id, language, harmful, prompt, chosen, rejected; of a split that nothing is trained on.
+    tiers : mapping of language to tier, optional
+        By default from the table of languages.
+    insert : sequence, optional
+        What stands between each prompt and its completions, as :func:`workbench.alignment.sequences.encode` takes it.
+
+    Raises
+    ------
+    DataError
+        A prompt that leaves no room for a completion.
+    """
+    known = frame["language"].map(tier_of) if tiers is None else frame["language"].map(dict(tiers))
+    names = [str(name) for name in frame["pair_id"]]
+    chosen, rejected = (
+        encode(chat, [str(text) for text in frame["prompt"]], [str(text) for text in frame[column]], names, insert)
+        for column in ("chosen", "rejected")
+    )
+    return Pairs(frame[list(_LABELS)].assign(tier=known).reset_index(drop=True), chosen, rejected)
 
 
 def reward_gaps(frame: pd.DataFrame, *, reference: Sequence[str] = (), confidence: float = 0.95) -> RewardGaps:

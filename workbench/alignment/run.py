@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from workbench.alignment.defaults import config_for
 from workbench.alignment.engine import TrainedModel
 from workbench.alignment.guard import guard
 from workbench.alignment.measured import Asker, answer_with, asker, rates_of
+from workbench.alignment.monitored import gaps_of, monitor_of, scorable
+from workbench.alignment.msd import MSD
 from workbench.alignment.prepared import Prepared, Wanted, notes_table, prepare
+from workbench.alignment.reply_monitor import collapse_notes, start_weights
+from workbench.alignment.reward_gaps import Pairs
 from workbench.alignment.trainers import METHODS, train
 from workbench.alignment.written import write_weights
 from workbench.behavior.choice import spec_of
@@ -37,8 +39,6 @@ from workbench.runs.summary import figure
 logger = logging.getLogger(__name__)
 
 KIND, SCHEMA = "training repair", "workbench-training/1"
-#: Meanings per class and language that are asked while training, from the select split.
-MONITORED = 24
 #: What the table calls the weights of a method that is meant to be asked with more in front of it.
 ALONE = "weights alone"
 
@@ -203,14 +203,24 @@ def _repair(
     notes += prepared.notes
     left_out = [table for table in (asked.dropped, notes_table(notes)) if len(table)]
     run.save("dropped", pd.concat(left_out, ignore_index=True) if left_out else notes_table([]))
-    watched = _watched(chat, grid, judge, prepared, new_tokens, seed)
+    if isinstance(prepared.method, MSD) and "token_weights" not in run.results:
+        weighed = start_weights(chat, prepared.held_out, prepared.method, tiers=grid.tiers, batch_size=config.batch_size, seed=seed)
+        run.save("token_weights", weighed)
+    pairs = scorable(chat, grid, prepared, seed=seed)
+    watched = monitor_of(chat, grid, judge, prepared, pairs.get("own"), new_tokens=new_tokens, seed=seed)
     trained = train(prepared.method, chat, prepared.data, config, run.folder, watched, progress=progress, keep_checkpoints=True)
     run.save("training_curve", trained.history)
+    warnings = [*_not_readable(prepared), *collapse_notes(trained.history)]
+    for sentence in warnings:
+        logger.warning("%s", sentence)
+    run.update_manifest(warnings=warnings)
     cost = {"seconds": trained.seconds, "steps": trained.steps, "tokens": trained.tokens, "trained_parameters": trained.trained_parameters}
     needed = {"labelled_prompts": prepared.labelled, "parallel_queries": prepared.parallel}
     run.save("cost", pd.DataFrame([{"method": method} | cost | needed]))
     repaired = trained.chat(chat, f"{chat.name} + {method}")
     askers = {UNREPAIRED: asker(chat), **_asked(method, prepared, repaired)}
+    if pairs:
+        run.save("reward_gaps", gaps_of(_scored(method, chat, repaired, pairs), reference=asked.reference))
     options: dict[str, Any] = {"max_new_tokens": new_tokens, "progress": progress}
     held_out = answer_with(askers, grid.select(split="select"), judge, out=run.folder / "edited" / "select", **options)
     guarded = guard(held_out, UNREPAIRED, method)
@@ -222,40 +232,28 @@ def _repair(
     guarded.require(allowed=allow_loss)
     write_weights(run.folder / "model", trained, chat, prepared, guarded, method=method, allowed=allow_loss, seed=seed)
     shutil.rmtree(run.folder / ".training", ignore_errors=True)
-    _summarise(run, method, chat, grid, prepared, trained)
+    _summarise(run, method, chat, grid, prepared, trained, warnings)
+
+
+def _not_readable(prepared: Prepared) -> list[str]:
+    if not prepared.unreadable:
+        return []
+    return [
+        f"The interpreter is not shown to be better than chance on the select split in {', '.join(prepared.unreadable)}: harm is not readable there "
+        "with so many prompts. Leave these languages out of --interpreter-languages, read another --layer, or give more prompts."
+    ]
+
+
+def _scored(method: str, chat: ChatModel, repaired: ChatModel, pairs: dict[str, Pairs]) -> dict[str, tuple[ChatModel, Pairs]]:
+    """Return what reward gaps are measured of: the start, the trained model as it is asked, and its weights alone where that is something else."""
+    ways = {UNREPAIRED: (chat, pairs["plain"]), method: (repaired, pairs["own"])}
+    return ways if pairs["own"] is pairs["plain"] else ways | {f"{method}, {ALONE}": (repaired, pairs["plain"])}
 
 
 def _asked(method: str, prepared: Prepared, repaired: ChatModel) -> dict[str, Asker]:
     """Return every way the repaired model is asked, the method's own first."""
     more = prepared.asked(repaired)
     return {**more, f"{method}, {ALONE}": asker(repaired)} if more else {method: asker(repaired)}
-
-
-def _watched(chat: ChatModel, grid: PromptGrid, judge: PerLanguageJudge, prepared: Prepared, new_tokens: int, seed: int) -> Any:
-    """Return what measures a training while it runs: refusal and answers per language on a part of the select split."""
-    part = grid.select(split="select").limit(MONITORED, seed=seed)
-
-    def monitor(step: int, model: Any) -> list[dict[str, Any]]:
-        now = replace(chat, model=model, path=None, checks={})
-        own = prepared.asked(now)
-        ask = next(iter(own.values())) if own else asker(now)
-        answered = answer_with({"now": ask}, part, judge, max_new_tokens=new_tokens, progress=False)
-        return [*_monitored(answered)]
-
-    return monitor
-
-
-def _monitored(answered: Answered) -> list[dict[str, Any]]:
-    rows = []
-    refused, correct = answered.refused["now"], answered.correct["now"]
-    for tag, part in answered.prompts.groupby("language", sort=False):
-        bad = part["harmful"].to_numpy(dtype=bool)
-        values = {"harmful_refusal": refused[part.index[bad]].mean(), "harmless_refusal": refused[part.index[~bad]].mean()}
-        right = correct[part.index[~bad]]
-        if np.isfinite(right).any():
-            values["answer_accuracy"] = np.nanmean(right)
-        rows += [{"statistic": name, "language": str(tag), "value": float(value)} for name, value in values.items()]
-    return rows
 
 
 def _count(run: Run, method: str, asked: Asked, prepared: Prepared, answered: Answered, seed: int) -> None:
@@ -265,7 +263,9 @@ def _count(run: Run, method: str, asked: Asked, prepared: Prepared, answered: An
     run.save("repair_contrasts", contrasts)
 
 
-def _summarise(run: Run, method: str, chat: ChatModel, grid: PromptGrid, prepared: Prepared, trained: TrainedModel) -> None:
+def _summarise(
+    run: Run, method: str, chat: ChatModel, grid: PromptGrid, prepared: Prepared, trained: TrainedModel, warnings: list[str]
+) -> None:  # fmt: skip
     methods: dict[str, Any] = {}
     for _, row in run.result("repair_rates").table.iterrows():
         methods.setdefault(str(row["method"]), {}).setdefault(str(row["language"]), {})[str(row["statistic"])] = figure(row)
@@ -283,7 +283,10 @@ def _summarise(run: Run, method: str, chat: ChatModel, grid: PromptGrid, prepare
         "methods": methods,
         "differences": differences,
         "repaired": "model",
+        "warnings": warnings,
     }
+    if prepared.unreadable is not None:
+        summary["unreadable"] = prepared.unreadable
     write_json(run.folder / "summary.json", summary)
 
 

@@ -31,9 +31,12 @@ _SHOWN = {
     "harmful_refusal": _Panel("harmful prompts refused", "share (0 to 1)", True),
     "harmless_refusal": _Panel("harmless prompts refused", "share (0 to 1)", True),
     "answer_accuracy": _Panel("harmless prompts answered right", "share (0 to 1)", True),
+    "length_harmful": _Panel("length of replies to harmful prompts", "tokens", False),
+    "length_harmless": _Panel("length of replies to harmless prompts", "tokens", False),
     "length": _Panel("length of replies", "tokens", False),
+    "reward_gap": _Panel("refusal preferred, harmful prompts", "reward gap (nats per token)", False),
+    "reward_gap_harmless": _Panel("answer preferred, harmless prompts", "reward gap (nats per token)", False),
     "divergence": _Panel("teacher and student apart", "divergence (nats)", False),
-    "reward_gap": _Panel("reward gap", "nats per token", False),
     "kl": _Panel("distance to the start", "KL (nats)", False),
     "spread": _Panel("spread of states between prompts", "distance", False),
 }
@@ -71,6 +74,8 @@ def training_curves(result: Result | pd.DataFrame, *, tiers: Mapping[str, str] |
         table = table[table["method"] == (method or known[0])]
     table = tiered(table, tiers)
     shown = [name for name in _SHOWN if table.loc[table["statistic"] == name, "value"].notna().any()]
+    if {"length_harmful", "length_harmless"} & set(shown) and "length" in shown:
+        shown.remove("length")  # of the replies that were trained on: both classes in one line
     if not shown:
         raise DataError(f"training_curves: none of {', '.join(_SHOWN)} was measured. Expected the training_curve of a repair by training.")
     own = table[(table["language"] != "") & table["statistic"].isin(shown)]
@@ -122,10 +127,10 @@ def _panel(fig: go.Figure, rows: pd.DataFrame, languages: dict[str, str], look: 
 
 
 def _range(rows: pd.DataFrame, look: _Panel) -> tuple[float, float]:
-    """Return the ends of an axis: a quarter of all prompts at least, as a point or two is what harmless refusal may cost."""
+    """Return the ends of an axis: a quarter of all prompts at least, as a point or two is what harmless refusal may cost; and of all else a third."""
     values = rows["value"]
     ends = rows.assign(low=rows["low"] if "low" in rows else values, high=rows["high"] if "high" in rows else values)
-    return range_of(ends, least=0.25 if look.share else 1e-6 + 0.1 * abs(float(values.max())))
+    return range_of(ends, least=0.25 if look.share else 1e-6 + 0.3 * abs(float(values.max())))
 
 
 def _title(table: pd.DataFrame) -> str:

@@ -55,8 +55,17 @@ def curves(run: RunRecord, table: pd.DataFrame) -> str:
     steps = int(table["step"].max())
     watched = table[(table["language"].fillna("") != "") & table["value"].notna()]
     at = sorted({int(step) for step in watched["step"]})
+    gaps = (
+        " A reward gap is by how much the right reply is likelier than the wrong one, per token, on held-out pairs; it warns without a reply being "
+        "generated, and is no refusal rate."
+        if table["statistic"].isin(["reward_gap", "reward_gap_harmless"]).any()
+        else ""
+    )
     asked = (
-        f"Refusal and answers are of a few prompts of the select split, asked at {len(at)} of {steps} steps; nothing is chosen by them." if at else ""
+        f"Rates and lengths are of replies to a few prompts of the select split, asked at {len(at)} steps up to {steps}; nothing is chosen by "
+        f"them.{gaps}"
+        if at
+        else ""
     )
     losses = table[(table["statistic"] == "loss") & table["value"].notna()].sort_values("step")
     loss = f"The loss goes from {number(losses['value'].iloc[0])} to {number(losses['value'].iloc[-1])}. " if len(losses) > 1 else ""
@@ -92,7 +101,8 @@ def weights(run: RunRecord, table: pd.DataFrame) -> str:
         if total > 0:
             parts.append(f"{number(100 * rows.loc[rows['token_index'] < 3, 'weight'].sum() / total, '.0f')} % in replies to {name} requests")
     return (
-        f"Weights of the tokens of {replies} replies; the first three tokens hold {listed(parts)}. The teacher's part is how sure it is of the next "
+        f"Weights of the tokens of {replies} replies to prompts of the select split, before the first step; the first three tokens hold "
+        f"{listed(parts)}. The teacher's part is how sure it is of the next "
         "token, the student's how unlikely the student finds that token. A formula of our own reading: the paper's notes leave choices open."
     )
 

@@ -27,7 +27,7 @@ def training_tables(run: RunRecord, rates: pd.DataFrame, contrasts: pd.DataFrame
     plain : str
         The method that stands for the model as it is.
     """
-    found = (every_repair(run, rates, contrasts, place, plain), _interpreter(run), _layers(run), _teacher(run), _guard(run))
+    found = (every_repair(run, rates, contrasts, place, plain), _interpreter(run), _layers(run), _teacher(run), _gaps(run, plain), _guard(run))
     return [table for table in found if table is not None]
 
 
@@ -131,6 +131,29 @@ def _teacher(run: RunRecord) -> Table | None:
 
 def _share(row: dict[str, Any], name: str) -> str:
     return _points({"value": row[name], "low": row.get(f"{name}_low"), "high": row.get(f"{name}_high")}, ".0f") if pd.notna(row.get(name)) else _DASH
+
+
+def _gaps(run: RunRecord, plain: str) -> Table | None:
+    table = run.table("reward_gaps")
+    if table is None:
+        return None
+    at = {
+        (str(row["method"]), str(row["language"]), bool(row["harmful"])): estimate(row, form="+.2f")
+        for row in table[table["statistic"] == "reward_gap"].to_dict("records")
+    }
+    methods = [plain, *(method for method in dict.fromkeys(table["method"].astype(str)) if method != plain)]
+    wanted = [(harmful, method) for harmful in (True, False) for method in methods]
+    rows = [
+        [tag, *(at.get((method, tag, harmful), _DASH) for harmful, method in wanted)]
+        for tag in run.tiers
+        if any((method, tag, harmful) in at for harmful, method in wanted)
+    ]
+    columns = ["language", *(f"{'harmful' if harmful else 'harmless'}, {method}" for harmful, method in wanted)]
+    note = (
+        "Nats per token by which the right reply (a refusal of what is harmful, an answer to what is harmless) is likelier than the wrong one, on "
+        "held-out pairs of the select split; 95 % intervals over meanings. Without a generated reply: it is no refusal rate."
+    )
+    return Table("The reward gap", columns, rows, note)
 
 
 def _guard(run: RunRecord) -> Table | None:

@@ -38,10 +38,10 @@ def training_verdict(run: RunRecord) -> list[str]:
     """Say what becomes of harmful requests and of harmless ones, in languages seen in training and in others; whether weights were written."""
     compared, place = Compared.of(run), main_place(run)
     if compared is None or place is None:
-        return ["Rates before and after the training were not counted in this run, so what it repairs cannot be said.", *_guarded(run)]
+        return ["Rates before and after the training were not counted in this run, so what it repairs cannot be said.", *_guarded(run), *_warned(run)]
     said = [_complied(run, compared, place, first=True)]
     said += [_complied(run, compared, one, first=False) for one in (UNSEEN, SEEN)]
-    said += [_cost(run, compared, place), _alone(run, compared, place), _rests_on(run), *_guarded(run), _effort(run, compared)]
+    said += [_cost(run, compared, place), _alone(run, compared, place), _rests_on(run), *_guarded(run), *_warned(run), _effort(run, compared)]
     return [sentence for sentence in said if sentence]
 
 
@@ -135,6 +135,12 @@ def _guarded(run: RunRecord) -> list[str]:
     written = run.find("summary.repaired")
     ending = "That was allowed, and the weights were written." if written else "No weights were written."
     return [f"Held-out harmful refusal (select split) falls in {told}. {ending}"]
+
+
+def _warned(run: RunRecord) -> list[str]:
+    """Repeat what the training itself warned of: replies that collapsed, or languages that its interpreter cannot read."""
+    found = run.find("summary.warnings", "manifest.warnings")
+    return [f"Warning: {sentence}" for sentence in found if isinstance(sentence, str)] if isinstance(found, list) else []
 
 
 def _effort(run: RunRecord, compared: Compared) -> str:
