@@ -10,7 +10,10 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 #: Notebooks of about a minute: fewer prompts here, all of them among the slow tests. With still fewer no direction is selected in one model.
-CUT = {"00_where_does_it_fail": {"LANGUAGES": ["qaa", "qab", "qah"], "LIMIT": 160}}
+CUT = {
+    "00_where_does_it_fail": {"LANGUAGES": ["qaa", "qab", "qah"], "LIMIT": 160},
+    "05_repair_by_training": {"LANGUAGES": ["qaa", "qab", "qad", "qah"], "LIMIT": 30, "STEPS": 4},
+}
 RUNS = [
     *(pytest.param(path, CUT.get(path.stem, {}), id=path.stem) for path in NOTEBOOKS),
     *(pytest.param(path, {}, id=f"{path.stem}-whole", marks=pytest.mark.slow) for path in NOTEBOOKS if path.stem in CUT),
