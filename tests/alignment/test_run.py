@@ -47,6 +47,8 @@ def test_every_table_is_there_and_the_summary_agrees_with_them(run):
     assert run.summary["languages"]["qaa"] == {"tier": "high", "seen": False} and run.summary["languages"]["qad"]["seen"]
     assert {"loss", "harmful_refusal", "harmless_refusal", "answer_accuracy"} <= set(run.result("training_curve").table["statistic"])
     assert not (run.folder / "edited").exists() and not (run.folder / ".training").exists()
+    assert run.summary["warnings"] == run.manifest["warnings"] and "unreadable" not in run.summary
+    assert "<td>msd</td>" in run._repr_html_()
     cost = run.result("cost").table.iloc[0]
     assert cost["labelled_prompts"] == 0 and cost["parallel_queries"] == 2 * 12  # two languages of six meanings per class to learn in
 
@@ -121,9 +123,9 @@ def test_a_training_that_teaches_to_refuse_everything_is_warned_of_and_not_stopp
 def test_an_interpreter_says_where_it_reads_no_harm_and_the_layers_around_it_stay_silent(tmp_path, caplog):
     options = {**SMALL, "languages": ["qaa", "qad"], "layer": 5, "max_steps": 1, "batch_size": 8, "allow_loss": True}
     run = repair_training("lasa", "organism:representation", **options, out=tmp_path / "run")
-    assert run.summary["unreadable"] == ["qad"]
-    dropped = run.result("dropped").table.set_index("what")
-    assert dropped.loc["interpreter", "language"] == "qad" and "not readable" in dropped.loc["interpreter", "reason"]
+    assert "qad" in run.summary["unreadable"]  # the organism whose harm is not there; of so few prompts a healthy language may be as well
+    dropped = run.result("dropped").table.query("what == 'interpreter'")
+    assert dropped["language"].tolist() == run.summary["unreadable"] and dropped["reason"].str.startswith("not readable").all()
     told = [message for message in caplog.messages if "better than chance" in message]
     assert told == [sentence for sentence in run.summary["warnings"] if "better than chance" in sentence] and len(told) == 1 and "qad" in told[0]
     assert set(run.result("interpreter_layers").table["layer"]) == set(range(1, 9)) == set(run.result("layers_compared").table["layer"])

@@ -194,7 +194,10 @@ def test_captions_count_what_costs_too_much_and_what_other_layers_do(run):
     assert "Dotted, of accuracy: trained on permuted labels" in training_captions.layers(alone, tables["interpreter_layers"])
     weights = tables["token_weights"]
     share = 100 * weights.query("harmful and token_index < 3")["weight"].sum() / weights.query("harmful")["weight"].sum()
-    assert f"hold {share:.0f} % in replies to harmful requests" in training_captions.weights(run, weights)
+    assert f"first three tokens hold {share:.0f} % in replies to harmful requests" in training_captions.weights(run, weights)
+    short = weights[weights["token_index"] < 4]
+    share = 100 * short.query("harmful and token_index < 1")["weight"].sum() / short.query("harmful")["weight"].sum()
+    assert f"first token holds {share:.0f} % in replies to harmful requests" in training_captions.weights(run, short)
 
 
 def test_the_limits_name_the_seed_and_what_was_trained_on(run):

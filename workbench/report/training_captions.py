@@ -93,17 +93,18 @@ def layers(run: RunRecord, table: pd.DataFrame) -> str:
 
 def weights(run: RunRecord, table: pd.DataFrame) -> str:
     """Say how much of the weight the first tokens have."""
-    replies = int(table["prompt_id"].nunique())
+    replies, first = int(table["prompt_id"].nunique()), 3 if table["token_index"].max() >= 9 else 1
     parts = []
     for label, name in ((True, "harmful"), (False, "harmless")):
         rows = table[table["harmful"].astype(bool) == label]
         total = rows["weight"].sum()
         if total > 0:
-            parts.append(f"{number(100 * rows.loc[rows['token_index'] < 3, 'weight'].sum() / total, '.0f')} % in replies to {name} requests")
+            parts.append(f"{number(100 * rows.loc[rows['token_index'] < first, 'weight'].sum() / total, '.0f')} % in replies to {name} requests")
+    held = "the first three tokens hold" if first > 1 else "the first token holds"
     return (
-        f"Weights of the tokens of {replies} replies to prompts of the select split, before the first step; the first three tokens hold "
-        f"{listed(parts)}. The teacher's part is how sure it is of the next "
-        "token, the student's how unlikely the student finds that token. A formula of our own reading: the paper's notes leave choices open."
+        f"Weights of the tokens of {replies} replies to prompts of the select split, before the first step; {held} {listed(parts)}. "
+        "The teacher's part is how sure it is of the next token, the student's how unlikely the student finds that token. "
+        "A formula of our own reading: the paper's notes leave choices open."
     )
 
 

@@ -166,10 +166,10 @@ def _language_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _method_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """A repair: for each language the model as it is, and under it the gate."""
+    """A repair: for each language the model as it is, and under it with the gate or trained."""
     rows = []
     for tag, entry in summary["languages"].items():
-        for name in (summary["unrepaired"], summary["gate"]):
+        for name in (summary["unrepaired"], summary.get("gate") or summary["method"]):
             figures = summary["methods"].get(name, {}).get(tag) or {}
             told = {key: (figures.get(key) or {}).get("value") for key in _REPAIRED}
             rows.append({"language": tag, "tier": entry.get("tier"), "method": name} | told)
