@@ -12,12 +12,13 @@ from workbench import plots
 from workbench.behavior.agreement import marker_judge_agreement
 from workbench.report.compare import compared, rates_of_both
 
-run, repair = wb.Run.open(RUN), wb.Run.open(RUN / "repair")  # a diagnosis, and the repair in its folder
+run, repair = wb.Run.open(RUN), wb.Run.open(RUN / "repair")  # a diagnosis, and the repair by a gate in its folder
 acts = wb.open_store(run.folder / "activations" / "after.zarr")
-layer = int(run.result("harm_represented").table["layer"].iloc[-1])"""
-
-#: Figures of repairs by training, which takes longer than a demo: the report of a training draws them.
-NOT_DRAWN = ("interpreter_layers", "repair_cost", "token_weight_strips", "token_weights", "training_curves")
+layer = int(run.result("harm_represented").table["layer"].iloc[-1])
+lasa, msd, dpo = (wb.Run.open(RUN / name) for name in ("lasa", "msd", "dpo"))  # repairs by a training of a few steps
+repairs = wb.repair_table([lasa.folder, msd.folder, dpo.folder])
+tiers = {tag: known["tier"] for tag, known in msd.manifest["languages"].items()}
+read_at = int(lasa.result("interpreter").table["layer"].iloc[0])"""
 
 
 class Entry(NamedTuple):
@@ -245,12 +246,6 @@ GROUPS = (
                 'plots.selectivity_by_method(repair.result("repair_rates"))',
             ),
             Entry(
-                "repaired_languages",
-                "Per language an arrow from the model as it is (hollow) to the repaired one (filled): diamonds, harmful requests, should move right, "
-                "and circles, harmless ones, should not move; steering every prompt moves both.",
-                'plots.repaired_languages(repair.result("repair_rates"), methods=["gate, shrinkage", "always steer"])',
-            ),
-            Entry(
                 "few_shot",
                 "From left to right more labelled examples per language; the band is the interval, and a curve that is flat from the start needs "
                 "few.",
@@ -282,6 +277,47 @@ GROUPS = (
                 "elsewhere",
                 "The same gate, unchanged, on another prompt set: harmful refusals should still move right.",
                 'plots.elsewhere(repair.result("elsewhere"))',
+            ),
+        ),
+    ),
+    Group(
+        "training",
+        "What does training repair?",
+        (
+            Entry(
+                "repaired_languages",
+                "Per language an arrow from the model as it is (hollow) to the repaired one (filled): diamonds, harmful requests, should move right, "
+                "and circles, harmless ones, should not move; a language that a training saw nothing of is shaded. These trainings are short.",
+                "plots.repaired_languages(repairs.rates(), seen=repairs.seen)",
+            ),
+            Entry(
+                "repair_cost",
+                "High is a repair that refuses more of what is harmful and no more of the rest, left one that costs harmless use little; right of "
+                "the dashed line it costs more than the budget.",
+                "plots.repair_cost(repairs.contrasts())",
+            ),
+            Entry(
+                "training_curves",
+                "From left to right the training goes on: the loss should fall, harmful refusal rise in every language, and the rates of harmless "
+                "requests stay where they were.",
+                'plots.training_curves(msd.result("training_curve"), tiers=tiers)',
+            ),
+            Entry(
+                "interpreter_layers",
+                "How well a probe that was trained in these languages tells harmful from harmless, by layer; the marked layer is used, and only what "
+                "lies above the dotted line (permuted labels) counts.",
+                'plots.interpreter_layers(lasa.result("interpreter_layers"), layer=read_at)',
+            ),
+            Entry(
+                "token_weights",
+                "Where in a reply a self-distillation learns: the weight of a token is how sure the teacher is of it times how unlikely the student "
+                "finds it.",
+                'plots.token_weights(msd.result("token_weights"), tiers=tiers)',
+            ),
+            Entry(
+                "token_weight_strips",
+                "The same for single replies, token by token: dark in both upper rows makes a heavy token in the lowest.",
+                'plots.token_weight_strips(msd.result("token_weights"), tiers=tiers)',
             ),
         ),
     ),

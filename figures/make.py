@@ -1,8 +1,8 @@
 """Draw the gallery: every figure of the workbench on one page, interactive (``gallery.html``) and as pictures (``README.md``).
 
-``make figures``, or ``python figures/make.py [RUN]``. RUN is a folder of ``workbench demo`` with a repair in its ``repair/``; without one the demo
-is run in a scratch folder, which takes some minutes. The page is one file that opens offline; pictures need the extra ``export`` and a Chromium or
-Chrome on this machine, which kaleido drives; neither asks the network for anything.
+``make figures``, or ``python figures/make.py [RUN]``. RUN is a folder of ``workbench demo`` with a repair by a gate in its ``repair/`` and trainings
+in ``lasa/``, ``msd/`` and ``dpo/``; without one all are run in a scratch folder, which takes some minutes. The page is one file that opens offline;
+pictures need the extra ``export`` and a Chromium or Chrome on this machine, which kaleido drives; neither asks the network for anything.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from contents import GROUPS, NOT_DRAWN, PRELUDE
+from contents import GROUPS, PRELUDE
 
 HERE = Path(__file__).parent
 WIDTH, SCALE, COLOURS = 800, 1.5, 128
+#: Trainings that take seconds: what they draw is how a figure looks, not what a method can do.
+TRAININGS, LIMIT, STEPS = ("lasa", "msd", "dpo"), 48, 40
 TOLD = "A controlled model with invented languages: nothing here says anything about real ones."
 
 
@@ -39,9 +41,7 @@ def write_page(run: Path, figures: Mapping[str, Any], target: Path) -> None:
 
     record = RunRecord.read(run)
     html = {name: plotted(figure, name, list(record.tiers)) for name, figure in figures.items()}
-    page = rendered(
-        "page.html", folder=HERE, groups=GROUPS, prelude=PRELUDE, html=html, told=TOLD, not_drawn=NOT_DRAWN, tags=record.tiers, run=record
-    )
+    page = rendered("page.html", folder=HERE, groups=GROUPS, prelude=PRELUDE, html=html, told=TOLD, tags=record.tiers, run=record)
     write_whole(target, page)
 
 
@@ -78,17 +78,17 @@ def write_readme(figures: Mapping[str, Any], target: Path) -> None:
         for entry in group.entries:
             found = re.sub(r"<[^>]+>", "", figures[entry.name].layout.title.text)
             lines += [f"### {entry.title}", "", entry.read, "", f"![{found}]({entry.name}.png)", "", f"`{entry.line}`", ""]
-    told = ", ".join(f"`{name}`" for name in NOT_DRAWN)
-    lines += [f"Not here, since a training takes longer than a demo; the report of a repair by training draws them: {told}.", ""]
     target.write_text("\n".join(lines), encoding="utf-8")
 
 
 def run_demo(folder: Path) -> Path:
-    """Diagnose the embedded model as ``workbench demo`` does, and repair it."""
+    """Diagnose the embedded model as ``workbench demo`` does, and repair it: by a gate, and by trainings that are cut short."""
     import workbench as wb
 
     run = wb.diagnose("organism:aligned", before="organism:helpful", prompts="organism", out=folder)
     wb.repair_gate("organism:aligned", prompts="organism", elsewhere_sets=["organism:code-switched"], out=folder / "repair")
+    for method in TRAININGS:
+        wb.repair_training(method, "organism:aligned", prompts="organism", limit=LIMIT, max_steps=STEPS, allow_loss=True, out=folder / method)
     return run.folder
 
 
@@ -105,7 +105,7 @@ def require_browser() -> None:
 def main(arguments: list[str]) -> None:
     """Draw the gallery of one run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", nargs="?", type=Path, help="a finished demo with a repair in its folder repair/; default: make one")
+    parser.add_argument("run", nargs="?", type=Path, help="a finished demo with its repairs in repair/, lasa/, msd/ and dpo/; default: make one")
     parser.add_argument("--out", type=Path, default=HERE, help="where page and pictures go; default this folder")
     parser.add_argument("--page-only", action="store_true", help="gallery.html and no pictures")
     given = parser.parse_args(arguments)
