@@ -19,7 +19,7 @@ def refusal(capsys, *argv) -> str:
     """The one paragraph of a call that is refused."""
     assert run("repair", *argv) == 2
     said = capsys.readouterr()
-    told = [line for line in said.err.splitlines() if line.strip() and "prompt/s" not in line]
+    told = [line for line in said.err.splitlines() if line.strip() and "%|" not in line]
     assert len(told) == 1 and "Traceback" not in said.err and said.out == "", said
     return told[0]
 
