@@ -246,7 +246,7 @@ def test_the_interpreter_beside_repaired_weights_reads_its_own_model_and_layer_o
     code, said, run = repair("lasa", "organism:aligned", *options, "--allow-loss")
     assert code == 0, said
     interpreter = SafetyInterpreter.load(run.folder / "model" / "interpreter.safetensors")
-    condition = Condition((run.folder / "model" / "condition.txt").read_text(encoding="utf-8").strip())
+    condition = Condition.load(run.folder / "model" / "condition.json")
     start, repaired = load_model("organism:aligned"), load_model(run.folder / "model")
     asked = load_prompts("organism").select(languages=["qaa"]).limit(10, seed=0)
     assert conditioned(repaired, interpreter, condition, reader=start).flags(asked).any()

@@ -15,7 +15,7 @@ from toy_interpreter import FEW, LAYER, POSITION, toy_grid, toy_interpreter
 
 from workbench import load_model
 from workbench.activations.capture import capture
-from workbench.alignment.conditioning import Condition, conditioned, organism_sentence, training_flags, unsafe_flags
+from workbench.alignment.conditioning import Condition, conditioned, organism_condition, training_flags, unsafe_flags
 from workbench.alignment.interpreter import SafetyInterpreter, raw_view
 from workbench.behavior.generate import COLUMNS, generate, reply_to
 from workbench.errors import DataError, ModelError, StoreMismatchError
@@ -94,15 +94,36 @@ def test_a_sentence_without_words_or_a_share_that_is_none_is_refused():
             Condition(**{"sentence": "bread", **wrong})
 
 
-def test_the_organisms_sentence_is_a_word_it_knows_and_what_opens_a_reply_and_the_default_one_is_refused(chat):
+def test_the_organisms_sentence_asks_for_the_prompts_language_in_words_it_knows_and_the_default_one_is_refused(chat):
     organism = load_model("organism:aligned")
-    sentence = organism_sentence(organism)
-    ids = Condition(sentence).ids(organism)
-    assert len(ids) == 2 and organism.tokenizer.decode(ids) == sentence and sentence.endswith(ANSWER)
+    condition = organism_condition(organism, Condition(rate_safety=0.25))
+    assert condition.rate_safety == 0.25 and condition.sentence.endswith(ANSWER) and len(condition.names) == 8
+    said = {
+        tag: organism.tokenizer.decode(ids).split()
+        for tag, ids in zip(condition.names, condition.ids_of(organism, list(condition.names)), strict=True)
+    }
+    assert {tag: words[-2] for tag, words in said.items()} == dict(condition.names)
+    with pytest.raises(DataError, match="Expected the tag of the prompt's language"):
+        condition.ids(organism)
     with pytest.raises(ModelError, match="does not know every word"):
         Condition().ids(organism)
     with pytest.raises(ModelError, match="Expected an organism"):
-        organism_sentence(chat)
+        organism_condition(chat)
+
+
+def test_a_condition_is_read_as_it_was_written_and_anything_else_is_refused(tmp_path):
+    condition = Condition("bread in {language}", rate_safety=0.25, names={"qaa": "Vessari"})
+    condition.save(tmp_path / "condition.json")
+    assert Condition.load(tmp_path / "condition.json") == condition
+    (tmp_path / "condition.json").write_text("bread")
+    with pytest.raises(DataError, match="is no condition of a repair"):
+        Condition.load(tmp_path / "condition.json")
+
+
+def test_each_prompt_is_followed_by_the_sentence_with_its_own_language(chat):
+    named = Condition("bread {language}", names={"xx": "home", "yy": "d"})
+    assert named.ids_of(chat, ["yy", "xx", "yy"]) == [named.ids(chat, "yy"), named.ids(chat, "xx"), named.ids(chat, "yy")]
+    assert named.ids(chat, "xx") == Condition("bread home").ids(chat) != named.ids(chat, "yy")
 
 
 # --- asking ---------------------------------------------------------------------------------------------------------------

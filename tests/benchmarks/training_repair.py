@@ -331,9 +331,9 @@ def layers(organism: Organism, out: Path, fitted_in: Sequence[str] | None) -> di
     folder = Row("lasa", {}).folder(out, organism, "LASA")
     start, model, grid = load_model(organism.model), load_model(str(folder / "model")), organism.grid()
     judge, acts = choose_judge(grid, start, None), open_store(folder / "activations" / "start.zarr")
-    condition = Condition((folder / "model" / "condition.txt").read_text(encoding="utf-8").strip())
+    condition = Condition.load(folder / "model" / "condition.json")
     scored = grid.select(split="score")
-    insert = dict.fromkeys(scored.frame["prompt_id"], condition.ids(model))
+    insert = dict(zip(scored.frame["prompt_id"], condition.ids_of(model, list(scored.frame["language"])), strict=True))
 
     def ask(given: Any) -> Any:
         return lambda prompts, **options: generate(model, prompts, insert=given, **options)

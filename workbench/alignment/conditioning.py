@@ -8,10 +8,12 @@ which may cut tokens elsewhere: card 1.10, trap 7), and both read the prompt und
 from __future__ import annotations
 
 import hashlib
+import json
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,9 +25,15 @@ from workbench.behavior.inserted import inserted_ids
 from workbench.errors import DataError, ModelError
 from workbench.models.chat import ChatModel
 from workbench.prompts.grid import PromptGrid
+from workbench.prompts.languages import name_of
+
+if TYPE_CHECKING:
+    from workbench.organism.world import World
 
 #: For real models; the release's own sentence is another one. It ends in a line break, so that the reply starts a new word.
 SENTENCE = "[A harmful request was detected. Decline it politely, give no part of what it asks for, and answer in the user's language.]\n"
+#: Where a sentence names the prompt's language.
+LANGUAGE = "{language}"
 SAFETY = ("safety",)
 #: "ultrafeedback" is what the release's files call it.
 UTILITY = ("utility", "ultrafeedback")
@@ -38,16 +46,20 @@ class Condition:
     Attributes
     ----------
     sentence : str
-        In the words of the model's own vocabulary: :data:`SENTENCE`, or :func:`organism_sentence`.
+        In the words of the model's own vocabulary: :data:`SENTENCE`, or :func:`organism_sentence`. ``{language}`` in it stands for the name of the
+        prompt's language.
     rate_safety : float
         Share of the safety rows that are trained with it: .5 in the release, so that refusing without it grows too.
     rate_utility : float
         Share of the utility rows: 0 in the release's run script (.05 is the default of its code).
+    names : mapping of tag to name
+        What ``{language}`` becomes; English names otherwise.
     """
 
     sentence: str = SENTENCE
     rate_safety: float = 0.5
     rate_utility: float = 0.0
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.sentence.strip() or not all(0 <= rate <= 1 for rate in (self.rate_safety, self.rate_utility)):
@@ -61,38 +73,93 @@ class Condition:
         """Eight hex digits of the sentence, for records."""
         return hashlib.sha256(self.sentence.encode()).hexdigest()[:8]
 
-    def ids(self, chat: ChatModel) -> tuple[int, ...]:
+    def ids(self, chat: ChatModel, language: str | None = None) -> tuple[int, ...]:
         """Return the sentence as the token ids that training and inference insert.
+
+        Parameters
+        ----------
+        language : str, optional
+            Tag of the prompt's language; needed where the sentence names it.
 
         Raises
         ------
+        DataError
+            The sentence names the language, and none is given.
         ModelError
-            A word that the tokenizer does not know; for an organism use ``Condition(organism_sentence(chat))``.
+            A word that the tokenizer does not know; for an organism use :func:`organism_condition`.
         """
-        return inserted_ids(chat, self.sentence)
+        if LANGUAGE not in self.sentence:
+            return inserted_ids(chat, self.sentence)
+        if language is None:
+            raise DataError(f"The sentence says {LANGUAGE}, and no language is given. Expected the tag of the prompt's language.")
+        return inserted_ids(chat, self.sentence.replace(LANGUAGE, self.names.get(language) or name_of(language)))
+
+    def ids_of(self, chat: ChatModel, languages: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the sentence's token ids for prompts in these languages, each worked out once."""
+        known = {tag: self.ids(chat, tag) for tag in dict.fromkeys(map(str, languages))}
+        return [known[str(tag)] for tag in languages]
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON."""
+        Path(path).write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Condition:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        DataError
+            The file is no condition.
+        """
+        try:
+            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(
+                f"{path} is no condition of a repair. Expected condition.json beside weights that `workbench repair lasa` wrote."
+            ) from error
 
 
 def organism_sentence(chat: ChatModel) -> str:
-    """Return what tells the organism that harm was detected: "bad" in its most spoken language, and the marker that opens a reply.
+    """Return what tells the organism that harm was detected: "bad", "into" the prompt's language, and the marker that opens a reply.
 
-    The word is what its training text judges requests with. Its texts end after a judgement, so that no reply would follow the word alone; after
-    the marker it replies, though no longer always in the language of the request, which it has never seen at this distance (docs/training-repair.md).
+    In words of its most spoken language. "Bad" is what its training text judges requests with, "into" with a name is how requests ask for a language
+    of the reply, and its texts end after a judgement, so that without the marker no reply would come. :data:`SENTENCE` asks for the user's language
+    too, which real models work out by themselves; the organism, which never saw words between marker and reply, does not.
 
     Raises
     ------
     ModelError
         The model does not know the word.
     """
-    from workbench.alignment.teacher import world_of
     from workbench.organism.corpus import ANSWER
+
+    world = _world(chat)
+    spoken = world.words[world.languages[0].tag]
+    said = [spoken["other:bad"], spoken["function:into"]]
+    if not set(said) <= set(chat.tokenizer.get_vocab()):
+        raise ModelError(f"{chat.name} does not know the organism's words. Expected an organism; leave the sentence out for another model.")
+    return " ".join([*said, LANGUAGE, ANSWER])
+
+
+def organism_condition(chat: ChatModel, condition: Condition | None = None) -> Condition:
+    """Put the organism's sentence, and the names of its languages, into a condition.
+
+    Parameters
+    ----------
+    condition : Condition, optional
+        Whose rates are kept.
+    """
+    names = {language.tag: language.name for language in _world(chat).languages}
+    return replace(condition or Condition(), sentence=organism_sentence(chat), names=names)
+
+
+def _world(chat: ChatModel) -> World:
+    from workbench.alignment.teacher import world_of
     from workbench.organism.world import World
     from workbench.runs.setting import is_organism
 
-    world = world_of(chat) if is_organism(chat) else World()  # every seed has words of its own
-    word = world.words[world.languages[0].tag]["other:bad"]
-    if word not in chat.tokenizer.get_vocab():
-        raise ModelError(f"{chat.name} does not know the organism's words. Expected an organism; leave the sentence out for another model.")
-    return f"{word} {ANSWER}"
+    return world_of(chat) if is_organism(chat) else World()  # every seed has words of its own
 
 
 def unsafe_flags(sources: Sequence[str], condition: Condition, rng: random.Random) -> Bool[np.ndarray, " row"]:
@@ -180,10 +247,11 @@ class Conditioned:
 
         The reply file records the interpreter, the sentence and which prompts it follows, so these replies are never taken for others.
         """
-        flagged, ids = self.flags(grid), self.condition.ids(self.chat)
+        flagged = self.flags(grid)
         place = self.interpreter.place
         told = f"interpreter at layer {place.layer}, {place.position}, threshold {self.interpreter.threshold:g}; sentence {self.condition.hash}"
-        insert = {prompt_id: ids for prompt_id, unsafe in flagged.items() if unsafe}
+        ids = self.condition.ids_of(self.chat, list(grid.frame["language"]))
+        insert = {prompt_id: told for (prompt_id, unsafe), told in zip(flagged.items(), ids, strict=True) if unsafe}
         return generate(self.chat, grid, condition="; ".join(filter(None, (condition, told))), insert=insert, **options)
 
 
@@ -215,6 +283,7 @@ def conditioned(
             f"{reader.name} reads under another template, thinking switch or system prompt than {chat.name} answers under. Expected the same, or "
             "the interpreter would judge another prompt than the one that is answered; load both alike."
         )
-    condition.ids(chat)
+    for tag in condition.names or [None]:
+        condition.ids(chat, tag)
     interpreter.require_reader(reader)
     return Conditioned(chat, interpreter, condition, reader)

@@ -71,16 +71,17 @@ def job(method: LASA, chat: ChatModel, data: PreferenceSet, config: TrainingConf
     ModelError
         If the sentence has words that the model does not know.
     """
-    sentence = method.condition.ids(chat)
+    learned = data.select(split=LEARNED).unpaired()
     flags = training_flags(
-        data.select(split=LEARNED).unpaired(),
+        learned,
         method.condition,
         signal=method.signal,
         rng=random.Random(config.seed),
         interpreter=method.interpreter,
         chat=chat,
     )
-    rows = singles_of(chat, data, config, [sentence if unsafe else None for unsafe in flags])
+    sentences = method.condition.ids_of(chat, list(learned["language"]))
+    rows = singles_of(chat, data, config, [told if unsafe else None for told, unsafe in zip(sentences, flags, strict=True)])
     require_batches("lasa", rows, config)
     arguments = config.arguments(str(folder), device=chat.device.type, order="sequential", drop_last=True)
 

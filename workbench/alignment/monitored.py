@@ -130,7 +130,11 @@ def scorable(chat: ChatModel, grid: PromptGrid, prepared: Prepared, *, seed: int
             return {}
         plain = pairs_to_score(chat, frame, tiers=grid.tiers)
         inserts = prepared.inserts
-        own = plain if inserts is None else pairs_to_score(chat, frame, tiers=grid.tiers, insert=inserts(list(frame["prompt"])))
+        own = (
+            plain
+            if inserts is None
+            else pairs_to_score(chat, frame, tiers=grid.tiers, insert=inserts(list(frame["prompt"]), list(frame["language"])))
+        )
     except WorkbenchError as error:  # a monitor stops no training
         logger.warning("Reward gaps are not measured: %s", error)
         return {}

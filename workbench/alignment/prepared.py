@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.activations.capture import capture
-from workbench.alignment.conditioning import SENTENCE, conditioned, organism_sentence
+from workbench.alignment.conditioning import SENTENCE, conditioned, organism_condition
 from workbench.alignment.defaults import method_for
 from workbench.alignment.distillation import Query, judgements, queries_of, query_pairs
 from workbench.alignment.interpreter import SafetyInterpreter
@@ -61,7 +61,7 @@ class Prepared:
     labelled, parallel : int
         Prompts whose label or reply is learned from, and queries that a twin in the reference language must stand beside; over all languages.
     inserts : callable, optional
-        Prompts -> what stands between each and its reply (token ids or None) where the method puts something there.
+        Prompts and their languages -> what stands between each and its reply (token ids or None) where the method puts something there.
     held_out : list of Query
         MSD: queries of the select split, by which token weights are shown.
     unreadable : list of str, optional
@@ -77,7 +77,7 @@ class Prepared:
     notes: list[Note] = field(default_factory=list)
     labelled: int = 0
     parallel: int = 0
-    inserts: Callable[[Sequence[str]], list[Any]] | None = None
+    inserts: Callable[[Sequence[str], Sequence[str]], list[Any]] | None = None
     held_out: list[Query] = field(default_factory=list)
     unreadable: list[str] | None = None
 
@@ -212,18 +212,19 @@ def _interpreted(
         notes.append(("layer", "all", None, f"the interpreter reads layer {place.layer}, which was asked for; {place.verdict}: {place.reason}"))
     condition = method.condition
     if is_organism(chat) and condition.sentence == SENTENCE:
-        condition = replace(condition, sentence=organism_sentence(chat))
+        condition = organism_condition(chat, condition)
     method = replace(method, condition=condition, interpreter=interpreter)
 
     def asked(trained: ChatModel) -> dict[str, Asker]:
         return {"lasa": conditioned(trained, interpreter, condition, reader=chat).generate}
 
-    def inserts(prompts: Sequence[str]) -> list[Any]:
-        return [condition.ids(chat) if flagged else None for flagged in interpreter.flag(chat, list(prompts))]
+    def inserts(prompts: Sequence[str], languages: Sequence[str]) -> list[Any]:
+        told = condition.ids_of(chat, languages)
+        return [ids if flagged else None for ids, flagged in zip(told, interpreter.flag(chat, list(prompts)), strict=True)]
 
     def beside(folder: Path) -> None:
         interpreter.save(folder / "interpreter.safetensors")
-        (folder / "condition.txt").write_text(condition.sentence + "\n", encoding="utf-8")
+        condition.save(folder / "condition.json")
 
     seen = list(dict.fromkeys([*pairs.languages]))
     labels = f"{told}; labels of harm in {', '.join(fitted_in)}"

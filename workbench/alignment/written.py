@@ -26,7 +26,7 @@ A repair is measured on the prompts, languages and judge of its run, and on noth
 """
 CONDITIONED = """
 The weights expect the interpreter (`interpreter.safetensors`) to read every prompt once, with the *start's* weights, and the sentence in
-`condition.txt` to be put between a flagged prompt and the reply. Without it they are another model, which the run measured as "weights alone".
+`condition.json` to be put between a flagged prompt and the reply. Without it they are another model, which the run measured as "weights alone".
 """
 
 
