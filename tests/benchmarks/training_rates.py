@@ -44,18 +44,10 @@ LOST = 0.02
 #: Settings of the loop and of the method, one training each; batches of 32 rows unless they say otherwise.
 TRIED: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "lasa": (
+        {"learning_rate": 1e-4, "epochs": 3},
         {"learning_rate": 3e-4, "epochs": 3},
-        {"learning_rate": 3e-4, "epochs": 3, "batch_size": 16},
-        {"learning_rate": 5e-4, "epochs": 3},
         {"learning_rate": 1e-3, "epochs": 3},
-        {"learning_rate": 2e-4, "epochs": 6},
-        {"learning_rate": 3e-4, "epochs": 10},
-        {"learning_rate": 3e-4, "epochs": 10, "beta": 0.5},
-        {"learning_rate": 3e-4, "epochs": 10, "beta": 1.0},
-        {"learning_rate": 1e-3, "epochs": 6, "beta": 1.0},
-        {"learning_rate": 1e-3, "epochs": 6, "beta": 2.0},
-        {"learning_rate": 1e-3, "epochs": 6, "lora_rank": 8},
-        {"learning_rate": 3e-3, "epochs": 3, "lora_rank": 8},
+        {"learning_rate": 3e-4, "epochs": 3, "beta": 0.5},
     ),
     **{method: tuple({"learning_rate": rate, "epochs": 3} for rate in RATES) for method in ("msd", "sft", "dpo", "kto", "mpo", "mlc")},
 }
