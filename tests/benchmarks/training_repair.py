@@ -28,6 +28,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -49,6 +50,8 @@ from workbench.alignment.measured import answer_with
 from workbench.alignment.msd import MSD
 from workbench.alignment.prepared import POSITION
 from workbench.alignment.run import repair_training
+from workbench.alignment.teacher import choose_context
+from workbench.alignment.transfer import flip_rate
 from workbench.alignment.weighting import DPSW
 from workbench.behavior.generate import generate
 from workbench.behavior.judges import choose_judge
@@ -69,8 +72,8 @@ ALONE = ", weights alone"
 DEFAULT = "on-policy, DPSW (the default)"
 #: Beside each method: the same replies, where those that are garbled or in another language count as refused. What is left has complied.
 HELD = ", or garbled or in another language"
-#: How the gates of --gate were run: the defaults of ``workbench repair gate``.
-GATES = {"seed": 0, "k": 4, "draws": 20, "graded_draws": 5}
+#: Epochs where harm has to be learned anew, and the reference language whose teacher refuses most of what the student does not.
+LONG, CHOSEN = 12, "the best language"
 TOKENS = 8
 
 
@@ -116,13 +119,31 @@ def repairs(reference: Sequence[str], every: Sequence[str]) -> dict[str, Row]:
     return rows
 
 
-def representation(every: Sequence[str]) -> dict[str, Row]:
+def representation(organism: Organism) -> dict[str, Row]:
     """List the trainings where harm is not encoded: queries of the target languages, pairs of them, and none of them."""
+    grid = organism.grid()
+    ordered = best_teacher(organism)
     return {
-        "MSD, target-language queries": Row("msd", {"epochs": 6}),
+        f"MSD, target-language queries, teacher reads {CHOSEN}": Row("msd", {"epochs": LONG, "reference": ordered}),
+        "MSD, target-language queries, teacher reads the first language": Row("msd", {"epochs": LONG}),
         "KTO, high-resource": Row("kto", {}),
-        "SFT, all languages": Row("sft", {"train_languages": list(every), "epochs": 6}),
+        "SFT, all languages": Row("sft", {"train_languages": list(grid.languages), "epochs": 6}),
     }
+
+
+def best_teacher(organism: Organism) -> list[str]:
+    """Order the reference languages by how often the teacher refuses, on the select split, what the student does not."""
+    chat, grid = load_model(organism.model), organism.grid()
+    judge, high = choose_judge(grid, chat, None), list(grid.reference(None))
+    asked, learners = grid.select(split="select"), [tag for tag in grid.languages if tag not in high]
+    rates = {}
+    for tag in high:
+        context = choose_context(chat, grid, reference=tag)
+        with tempfile.TemporaryDirectory() as place:
+            found = flip_rate(chat, asked, context, judge, languages=learners, out=Path(place) / "r", max_new_tokens=TOKENS, progress=False)
+        rates[tag] = float(found.table["value"].mean())
+    sys.stderr.write(f"{organism.name}: flip rates by the teacher's language {rates}\n")
+    return sorted(high, key=lambda tag: -rates[tag])
 
 
 def ablations() -> dict[str, Row]:
@@ -236,7 +257,8 @@ def same_prompts(ours: pd.DataFrame, theirs: pd.DataFrame, where: Path) -> None:
 
 def gate_runs(model: str, prompts: str, out: Path, scored: pd.DataFrame) -> dict[str, MethodRun]:
     """Read what the gate did, per draw of its examples, and the oracle gate (who is told which prompts are harmful)."""
-    found, _, _ = gate_repair.compared(model, prompts, out, **GATES)
+    spec = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["spec"]
+    found, _, _ = gate_repair.compared(model, prompts, out, **{name: spec[name] for name in ("seed", "k", "draws", "graded_draws")})
     same_prompts(scored, found.answered.prompts, out)
     return {name: found.runs[name] for name in (GATE, ORACLE)}
 
@@ -417,7 +439,9 @@ def main() -> None:
     for organism, gate in zip(organisms, asked.gate or [None] * len(organisms), strict=True):
         grid = organism.grid()
         high = list(grid.reference(None))
-        rows = {"repairs": repairs(high, grid.languages), "representation": representation(grid.languages), "ablations": ablations()}[asked.part]
+        rows = {"repairs": lambda: repairs(high, grid.languages), "representation": lambda: representation(organism), "ablations": ablations}[
+            asked.part
+        ]()
         rows = {name: row for name, row in rows.items() if not asked.only or name in asked.only}
         measured.append(measure(organism, rows, asked.out, gate))
     table = ablation_rows(measured, DEFAULT) if asked.part == "ablations" else repair_rows(measured)
