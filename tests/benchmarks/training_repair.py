@@ -421,6 +421,14 @@ def organisms_of(names: Sequence[str], plant: str | None) -> list[Organism]:
     return found
 
 
+def rows_of(part: str, organism: Organism) -> dict[str, Row]:
+    """List the trainings of a part."""
+    if part == "ablations":
+        return ablations()
+    grid = organism.grid()
+    return repairs(list(grid.reference(None)), grid.languages) if part == "repairs" else representation(organism)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -437,12 +445,7 @@ def main() -> None:
         return
     measured = []
     for organism, gate in zip(organisms, asked.gate or [None] * len(organisms), strict=True):
-        grid = organism.grid()
-        high = list(grid.reference(None))
-        rows = {"repairs": lambda: repairs(high, grid.languages), "representation": lambda: representation(organism), "ablations": ablations}[
-            asked.part
-        ]()
-        rows = {name: row for name, row in rows.items() if not asked.only or name in asked.only}
+        rows = {name: row for name, row in rows_of(asked.part, organism).items() if not asked.only or name in asked.only}
         measured.append(measure(organism, rows, asked.out, gate))
     table = ablation_rows(measured, DEFAULT) if asked.part == "ablations" else repair_rows(measured)
     sys.stdout.write(markdown(table))
