@@ -132,7 +132,7 @@ def test_more_complying_rows_than_may_be_stop_the_run_until_they_are_allowed(rep
     assert code == 2 and not weights(run)
     assert "complies with 3 of 48 harmful requests (6.2%; qaa 3 of 24)" in message and "pairs.csv, line" in message
     assert "Expected at most 5%" in message and "--max-complying SHARE" in message
-    code, said, run = repair("dpo", "organism:aligned", *options, "--max-complying", "0.1", "--allow-loss", out="allowed")
+    code, said, run = repair("dpo", "organism:aligned", *options, "--max-complying", "0.1", "--allow-loss")  # in the same folder
     assert code == 0 and dropped(run) == {("qaa", "the chosen reply complies with a harmful request"): 3}, said
 
 
@@ -179,7 +179,7 @@ def test_msd_without_the_reference_language_names_the_option(repair):
 def test_a_teacher_that_refuses_nothing_is_refused_before_training(repair, start):
     code, said, run = repair("msd", f"organism:{start}", *SMALL)
     message = told(said)
-    assert code == 2 and not weights(run) and not (run.folder / ".training").exists()
+    assert code == 2 and not weights(run) and not (run.folder / ".training").exists() and not (run.folder / "edited").exists()
     assert "nothing to distil" in message and "it refuses 0 as its own teacher (flip rate 0.000" in message and "asked in qaa" in message
     assert all(remedy in message for remedy in ("--reference", "--reasoning", "dpo, kto or lasa"))
     assert run.result("flip_rates").table["teacher_safe_of_those"].sum() == 0
@@ -229,7 +229,7 @@ def test_a_training_that_unlearns_refusal_writes_weights_only_when_that_is_allow
     options = (*SMALL[:-1], "20", "--learning-rate", "0.003", *written(table[["prompt", "chosen", "rejected", "language", "meaning_id", "harmful"]]))
     code, said, run = repair("sft", "organism:aligned", *options)
     message = told(said)
-    assert code == 2 and not (run.folder / "model").exists()
+    assert code == 2 and not weights(run)  # checkpoints are weights too
     assert "lowers the refusal of held-out harmful prompts (qaa 1.000 to 0.000 of" in message and "No weights were written" in message
     assert "--allow-loss" in message and "the model card then says so" in message
     assert run.result("guard").table.set_index("language").loc["qaa", "lowered"]
@@ -256,3 +256,20 @@ def test_the_interpreter_beside_repaired_weights_reads_its_own_model_and_layer_o
     other = SafetyInterpreter.fit(elsewhere, 4, "t_inst", ["qaa"], rng=np.random.default_rng(0))
     with pytest.raises(StoreMismatchError, match=r"layer 5.*Read at"):
         interpreter.require_place(other.place)
+
+
+def test_prompts_without_refusals_of_any_kind_ask_for_them(repair, tmp_path, grid):
+    some = grid[grid["language"].isin(LANGUAGES)].groupby(["language", "harmful", "split"], sort=False).head(6)
+    some.drop(columns=["tier", "refusal", "answer"]).to_csv(tmp_path / "prompts.csv", index=False)
+    (tmp_path / "tiers.csv").write_text("language,tier\nqaa,high\nqad,low\n", encoding="utf-8")
+    code, said, _ = repair("msd", "organism:aligned", "--prompts", tmp_path / "prompts.csv", "--tiers", tmp_path / "tiers.csv")
+    assert code == 2 and "no language in which a trained model's replies can be judged" in told(said) and "--refusals FILE" in said
+
+
+def test_lasa_finds_its_layer_where_meanings_are_missing_in_a_language(repair, tmp_path, grid):
+    some = grid[grid["language"].isin(LANGUAGES)].groupby(["language", "harmful", "split"], sort=False).head(12)
+    some.drop(index=some.index[some["language"] == "qad"][:2]).drop(columns="tier").to_csv(tmp_path / "prompts.csv", index=False)
+    (tmp_path / "tiers.csv").write_text("language,tier\nqaa,high\nqad,low\n", encoding="utf-8")
+    options = ("--prompts", tmp_path / "prompts.csv", "--tiers", tmp_path / "tiers.csv", "--layer", "5", "--max-steps", "2", "--batch-size", "8")
+    code, said, _ = repair("lasa", "organism:aligned", *options, "--allow-loss")
+    assert code == 0, said

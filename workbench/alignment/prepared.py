@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from workbench.alignment.measured import Asker
 from workbench.alignment.msd import MSD
 from workbench.alignment.preference import PreferenceSet, load_preferences, preferences_from_grid
 from workbench.alignment.teacher import choose_context
-from workbench.alignment.trainers import LASA, MLC, MPO, Method
+from workbench.alignment.trainers import LASA, METHODS, MLC, MPO, Method
 from workbench.alignment.transfer import flip_rate, foreseen, require_transfer
 from workbench.behavior.judges import PerLanguageJudge
 from workbench.errors import DataError, did_you_mean
@@ -117,6 +118,25 @@ class Wanted:
     judge: Any = "auto"
     max_complying: float = 0.05
 
+    def require_for(self, name: str) -> None:
+        """Refuse what another method needs: it would be left aside in silence.
+
+        Raises
+        ------
+        DataError
+            Naming the option and its methods.
+        """
+        others = tuple(method for method in METHODS if method != "msd")
+        given = {
+            "--preferences": (self.preferences, others),
+            "--interpreter-languages": (self.interpreter_languages, ("lasa",)),
+            "--layer": (self.layer, ("lasa",)),
+            "--reasoning": (self.reasoning or None, ("msd",)),
+        }
+        for option, (value, methods) in given.items():
+            if value is not None and name not in methods:
+                raise DataError(f"{option} was given, and {name} makes no use of it. Expected it with {', '.join(methods)}; leave it out.")
+
 
 def prepare(
     name: str, run: Run, chat: ChatModel, grid: PromptGrid, judge: PerLanguageJudge, wanted: Wanted, *,
@@ -130,7 +150,9 @@ def prepare(
         Nothing to transfer, no bottleneck to read at, a language that is not there.
     """
     others = [tag for tag in grid.languages if tag not in reference]
-    languages = _known(wanted.train_languages, grid.languages) or (list(reference) if name in ("sft", "dpo", "kto", "lasa") else others)
+    languages = _known(wanted.train_languages, grid.languages, "--train-languages") or (
+        list(reference) if name in ("sft", "dpo", "kto", "lasa") else others
+    )
     method = wanted.options or method_for(name, organism=is_organism(chat))
     if name == "msd":
         return _distilled(method, run, chat, grid, judge, wanted, languages, reference, new_tokens, seed, progress)
@@ -171,11 +193,20 @@ def _distilled(
     assert isinstance(method, MSD)
     context = choose_context(chat, grid, reference="en" if "en" in reference else reference[0], reasoning=wanted.reasoning)
     learners = [tag for tag in languages if tag != context.reference]
+    if not learners:
+        raise DataError(
+            f"msd was to be trained in {', '.join(languages)} alone, the language its teacher judges in. Expected others, which learn from it: name "
+            "them (--train-languages), or another reference language (--reference)."
+        )
     options = {"max_new_tokens": new_tokens, "progress": progress}
     place = run.folder / "edited" / "teacher"
     rates = flip_rate(chat, grid.select(split="select"), context, judge, languages=learners, out=place / "select", **options)  # type: ignore[arg-type]
     run.save("flip_rates", rates)
-    taught = require_transfer(rates)  # elsewhere the teacher would unlearn refusals
+    try:
+        taught = require_transfer(rates)  # elsewhere the teacher would unlearn refusals
+    except DataError:
+        shutil.rmtree(run.folder / "edited", ignore_errors=True)  # replies that nobody should keep; the counts stay
+        raise
     notes: list[Note] = [("teacher", tag, None, "not trained in: the teacher has nothing to transfer there") for tag in learners if tag not in taught]
     learners = [tag for tag in learners if tag in taught]
     pairs = query_pairs(grid.select(split="fit"), context, languages=learners)
@@ -197,9 +228,11 @@ def _interpreted(
     progress: bool,
 ) -> Prepared:  # fmt: skip
     assert isinstance(method, LASA)
+    if wanted.layer is not None and not 1 <= wanted.layer <= chat.n_layers:
+        raise DataError(f"--layer {wanted.layer}: {chat.name} has {chat.n_layers} layers. Expected one from 1 to {chat.n_layers}.")
+    fitted_in = _known(wanted.interpreter_languages, grid.languages, "--interpreter-languages") or grid.languages
     acts = capture(chat, grid, positions=[POSITION], store=run.folder / "activations" / "start.zarr", progress=progress)
-    place = _place(acts, wanted.layer, seed)
-    fitted_in = _known(wanted.interpreter_languages, grid.languages) or grid.languages
+    place = _place(acts, grid, wanted.layer, seed)
     rows = [gate_data(acts, place.layer, POSITION, split, fitted_in) for split in ("fit", "select")]
     interpreter = SafetyInterpreter.fit_rows(*rows, rng=np.random.default_rng(seed))
     notes += _not_readable(interpreter)
@@ -248,19 +281,23 @@ def _not_readable(interpreter: SafetyInterpreter) -> list[Note]:
     ]  # fmt: skip
 
 
-def _place(acts: Any, layer: int | None, seed: int) -> ReadingLayer:
-    scored = acts.isel(prompt=np.flatnonzero(acts["split"].values.astype(str) != "score"))  # a choice is made on what is not scored
+def _place(acts: Any, grid: PromptGrid, layer: int | None, seed: int) -> ReadingLayer:
+    complete = set(grid.complete().frame["prompt_id"])  # languages are compared on the meanings that all of them have
+    kept = [split != "score" and prompt in complete for prompt, split in zip(acts["prompt"].values, acts["split"].values.astype(str), strict=True)]
+    scored = acts.isel(prompt=np.flatnonzero(kept))  # a choice is made on what is not scored
     found = find_bottleneck(silhouettes(scored, rng=np.random.default_rng(seed)), n_layers=int(acts["layer"].max()), rng=np.random.default_rng(seed))
     return reading_layer(found, POSITION, asked=layer)
 
 
-def _known(languages: Sequence[str] | None, there: Sequence[str]) -> list[str] | None:
+def _known(languages: Sequence[str] | None, there: Sequence[str], option: str) -> list[str] | None:
     if languages is None:
         return None
+    if not languages:
+        raise DataError(f"{option} names no language. Expected some of {', '.join(there)}, or leave the option out.")
     for tag in languages:
         if tag not in there:
             raise DataError(f"There is no prompt in {tag!r}. Expected some of {', '.join(there)}.{did_you_mean(tag, list(there))}")
-    return list(languages)
+    return list(dict.fromkeys(languages))
 
 
 def notes_table(notes: Sequence[Note]) -> pd.DataFrame:

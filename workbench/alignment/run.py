@@ -23,7 +23,7 @@ from workbench.alignment.trainers import METHODS, train
 from workbench.alignment.written import write_weights
 from workbench.behavior.choice import spec_of
 from workbench.behavior.judges import PerLanguageJudge, choose_judge, read_refusals
-from workbench.errors import DataError, did_you_mean
+from workbench.errors import DataError, PromptError, WorkbenchError, did_you_mean
 from workbench.models.chat import ChatModel
 from workbench.prompts.grid import PromptGrid
 from workbench.repair.actions import Answered
@@ -171,6 +171,7 @@ def repair_training(
         "judge": spec_of(choice),
         "judge_fallback": spec_of(fallback),
     }
+    wanted.require_for(method)
     Run.earlier(out, spec)
     new_tokens = max_new_tokens or enough_tokens(chat, grid)
     if refusals is not None:
@@ -178,7 +179,14 @@ def repair_training(
     asked = ask(chat, None, grid, listed(reference), seed, new_tokens)
     chosen = choose_judge(asked.grid, chat, refusals, judge=choice, fallback=fallback)
     notes: list[Note] = []
-    kept = asked.grid.select(languages=judged_under_edits(chosen, asked.grid.languages, notes))
+    judged = judged_under_edits(chosen, asked.grid.languages, notes)
+    if not judged:
+        told = "; ".join(dict.fromkeys(reason for _, _, _, reason in notes))
+        raise PromptError(
+            f"There is no language in which a trained model's replies can be judged ({told}). Expected a column refusal, openings that refuse "
+            "(--refusals FILE), or a judge for them (--judge markers, classifier:MODEL, guard:MODEL)."
+        )
+    kept = asked.grid.select(languages=judged)
     run = Run.start(out, spec)
     run.update_manifest(
         kind=KIND,
@@ -188,7 +196,16 @@ def repair_training(
         splits={key: value for key, value in kept.provenance.items() if key.startswith("split")} or "as the set has them",
         organism=is_organism(chat),
     )
-    _repair(run, method, chat, asked, kept, chosen, wanted, config, notes, new_tokens=new_tokens, allow_loss=allow_loss, seed=seed, progress=progress)
+    try:
+        _repair(
+            run, method, chat, asked, kept, chosen, wanted, config, notes,
+            new_tokens=new_tokens, allow_loss=allow_loss, seed=seed, progress=progress,
+        )  # fmt: skip
+    except WorkbenchError:
+        # refused before anything was measured: the mended request can go where this one was
+        if set(run.results) <= {"dropped"} and not (run.folder / ".training").exists():
+            shutil.rmtree(run.folder)
+        raise
     run.update_manifest(status="finished")
     return run
 
@@ -229,6 +246,8 @@ def _repair(
     run.save("answers", answers_frame(answered))
     _count(run, method, asked, prepared, answered, seed)
     shutil.rmtree(run.folder / "edited", ignore_errors=True)  # what a model under repair says of harmful prompts nobody should keep
+    if guarded.lowered and not allow_loss:
+        shutil.rmtree(run.folder / ".training", ignore_errors=True)  # checkpoints are weights too
     guarded.require(allowed=allow_loss)
     write_weights(run.folder / "model", trained, chat, prepared, guarded, method=method, allowed=allow_loss, seed=seed)
     shutil.rmtree(run.folder / ".training", ignore_errors=True)
