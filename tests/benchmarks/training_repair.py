@@ -125,7 +125,6 @@ def representation(organism: Organism) -> dict[str, Row]:
     ordered = best_teacher(organism)
     return {
         f"MSD, target-language queries, teacher reads {CHOSEN}": Row("msd", {"epochs": LONG, "reference": ordered}),
-        "MSD, target-language queries, teacher reads the first language": Row("msd", {"epochs": LONG}),
         "KTO, high-resource": Row("kto", {}),
         "SFT, all languages": Row("sft", {"train_languages": list(grid.languages), "epochs": 6}),
     }
