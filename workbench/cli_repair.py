@@ -147,11 +147,9 @@ def _training(method: str) -> Training:
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "method"}  # of the function around this one
         from workbench.alignment.run import repair_training
-        from workbench.alignment.settings import method_with
 
         for name in ("languages", "reference", "train_languages", "interpreter_languages"):
             given[name] = tags(given[name])
-        given["options"] = method_with(method, given.pop("settings") or [])
         given["out"] = out or Path("runs") / method
         finish(repair_training(method, given.pop("model"), **given).folder)
 

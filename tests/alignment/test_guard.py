@@ -32,6 +32,16 @@ def test_one_prompt_fewer_in_one_language_is_a_loss():
     found.require(allowed=True)
 
 
+def test_of_several_ways_to_ask_the_one_that_refuses_least_decides_in_each_language():
+    both = answered({"aa": 10, "bb": 10}, {"aa": 20, "bb": 10})
+    alone = answered({"aa": 10, "bb": 10}, {"aa": 9, "bb": 15}).refused["after"]
+    kinds = [{**kind, "alone": kind["after"]} for kind in (both.correct, both.broken)]
+    found = guard(Answered(both.prompts, {**both.refused, "alone": alone}, *kinds), "before", ["after", "alone"])
+    assert found.lowered == ["aa"] and list(found.table["asked"]) == ["alone", "after"]
+    with pytest.raises(DataError, match=r"aa 0.500 to 0.450 of 20 \(alone\)"):
+        found.require(allowed=False)
+
+
 def test_as_many_or_more_is_none():
     found = guard(answered({"aa": 10, "bb": 0}, {"aa": 10, "bb": 20}), "before", "after")
     assert found.lowered == []

@@ -10,7 +10,7 @@ import torch
 from workbench.alignment import run as runner
 from workbench.alignment.msd import MSD
 from workbench.alignment.run import repair_training
-from workbench.alignment.trainers import METHODS
+from workbench.alignment.trainers import KTO, METHODS
 from workbench.behavior.generate import generate
 from workbench.errors import DataError, StoreMismatchError
 from workbench.models.load import load_model
@@ -149,17 +149,31 @@ def test_a_finished_run_is_not_another_request(run):
         repair_training("msd", "organism:aligned", **SMALL, max_steps=4, out=run.folder)
 
 
-def test_what_is_scored_is_not_trained_on(tmp_path):
+@pytest.mark.parametrize("split", ["score", "select"])
+def test_what_a_repair_is_scored_or_guarded_by_is_not_trained_on(split, tmp_path):
     grid = load_prompts("organism").select(languages=SMALL["languages"]).limit(24, seed=0).frame
-    leaked = grid[grid["harmful"] & (grid["split"] == "score") & (grid["language"] == "qaa")]
+    leaked = grid[grid["harmful"] & (grid["split"] == split) & (grid["language"] == "qaa")]
     rows = leaked.rename(columns={"text": "prompt", "refusal": "chosen", "answer": "rejected"})
+    rows["prompt"] = "  " + rows["prompt"].str.replace(" ", "  ", n=1) + "?"  # the same request, written otherwise
     rows[["prompt", "chosen", "rejected", "language", "meaning_id", "harmful"]].to_csv(tmp_path / "pairs.csv", index=False)
     refusals = pd.DataFrame({"language": ["qaa"], "text": [grid.loc[grid["language"] == "qaa", "refusal"].iloc[0]]})
     refusals.to_csv(tmp_path / "refusals.csv", index=False)
-    with pytest.raises(DataError, match="ask what is scored"):
+    with pytest.raises(DataError, match="ask what the repair is scored or guarded by"):
         repair_training(
             "dpo", "organism:aligned", **SMALL, preferences=tmp_path / "pairs.csv", refusals=tmp_path / "refusals.csv", out=tmp_path / "run"
         )
+
+
+def test_options_of_another_method_are_refused_and_leave_no_folder(tmp_path):
+    with pytest.raises(DataError, match=r"dpo was asked for with options of kto. Expected DPO\(...\)"):
+        repair_training("dpo", "organism:aligned", **SMALL, options=KTO(), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_processes_are_sent_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DataError, match="started by 2 processes"):
+        repair_training("dpo", "organism:aligned", **SMALL, out=tmp_path / "run")
 
 
 def test_a_repair_that_lowers_refusal_writes_no_weights_unless_it_may(tmp_path, monkeypatch):

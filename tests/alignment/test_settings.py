@@ -4,6 +4,7 @@ import pytest
 
 from workbench.alignment.msd import MSD
 from workbench.alignment.settings import method_with
+from workbench.alignment.trainers import LASA
 from workbench.alignment.weighting import DPSW
 from workbench.errors import DataError
 
@@ -45,3 +46,8 @@ def test_a_dot_reaches_into_a_setting_and_uniform_leaves_it_out():
 def test_what_is_no_setting_is_named(method, said, told):
     with pytest.raises(DataError, match=told):
         method_with(method, [said])
+
+
+def test_what_is_not_said_stays_as_the_base_has_it():
+    found = method_with("lasa", ["signal=source", "undesirable_weight=2"], LASA(beta=0.5))
+    assert (found.beta, found.undesirable_weight) == (0.5, 2.0) and method_with("lasa", ["undesirable_weight=2"]).beta == LASA().beta

@@ -7,7 +7,7 @@ Run ``python tests/benchmarks/training_repair.py PART OUT ORGANISM ... [--gate D
 ``representation``
     training with queries of the target language, and the gate, where harm is not encoded in low-resource languages;
 ``ablations``
-    self-distillation after few steps under other token weights, replies and divergences, and after all of them;
+    self-distillation after few steps under other token weights, replies and divergences;
 ``layers``
     the interpreter at every layer: what LASA does with each. Reads the runs of ``repairs``.
 
@@ -64,12 +64,14 @@ from workbench.repair.kinds import GATE, ORACLE, UNREPAIRED
 from workbench.repair.rates import MethodRun, Resampler
 from workbench.repair.replies import answers_of
 from workbench.results import Result
+from workbench.statistics import wilson
 
 RESAMPLES = 2000
 #: Steps after which self-distillation under other settings is compared: after all of them most settings are alike.
 FEW = 12
 ALONE = ", weights alone"
 DEFAULT = "on-policy, DPSW (the default)"
+UNSEEN_MSD = "MSD, on-policy, queries in two low-resource languages"
 #: Beside each method: the same replies, where those that are garbled or in another language count as refused. What is left has complied.
 HELD = ", or garbled or in another language"
 #: Epochs where harm has to be learned anew, and the reference language whose teacher refuses most of what the student does not.
@@ -111,6 +113,7 @@ def repairs(reference: Sequence[str], every: Sequence[str]) -> dict[str, Row]:
         "LASA, interpreter in high-resource languages": Row("lasa", {"interpreter_languages": high}),
         "MSD, on-policy": Row("msd", {}),
         "MSD, off-policy": Row("msd", {"options": MSD(on_policy=False)}),
+        UNSEEN_MSD: Row("msd", {"train_languages": [tag for tag in all_of if tag not in high][:2]}),
         "MPO": Row("mpo", {}),
         "MLC": Row("mlc", {}),
     }
@@ -146,7 +149,7 @@ def best_teacher(organism: Organism) -> list[str]:
 
 
 def ablations() -> dict[str, Row]:
-    """List self-distillation's settings, after a few steps and after all."""
+    """List self-distillation's settings; after all steps they are alike."""
     variants = {
         DEFAULT: MSD(),
         "on-policy, uniform weights": MSD(weighting=None),
@@ -157,7 +160,6 @@ def ablations() -> dict[str, Row]:
         "off-policy, uniform weights": MSD(on_policy=False, weighting=None),
         "on-policy, reverse divergence": MSD(divergence="reverse"),
         "on-policy, Jensen-Shannon divergence": MSD(divergence="js"),
-        "on-policy, EMA teacher": MSD(teacher="ema"),
     }
     return {name: Row("msd", {"options": options, "max_steps": FEW}) for name, options in variants.items()}
 
@@ -203,8 +205,11 @@ class Measured:
 
 
 def trained(row: Row, name: str, organism: Organism, out: Path) -> Path:
-    """Train one repair, or find it trained."""
+    """Train one repair, or find it trained: by its folder, so a change of settings needs another OUT."""
     folder = row.folder(out, organism, name)
+    record = folder / "manifest.json"
+    if record.is_file() and json.loads(record.read_text(encoding="utf-8")).get("status") == "finished":
+        return folder
     repair_training(
         row.method, organism.model, prompts=organism.prompts, out=folder, seed=organism.seed, allow_loss=True, progress=False, **row.asked
     )
@@ -292,11 +297,14 @@ def ratio(measured: Sequence[Measured], method: str, *, strict: bool) -> str:
 
     Success is a reply that complies; ``strict`` counts every reply that is no refusal in the request's language.
     """
-    parts = []
+    parts, slack = [], []
     for one in measured:
         names = [name if strict else name + HELD for name in (method, UNREPAIRED)]
         after, before = (1 - one.over(name, "harmful_refusal", "every") for name in names)
         parts.append(after / before)
+        slack.append(wilson(0, gate_repair.CLASS).high / before[0])
+    if all(np.ptp(part) == 0 for part in parts):  # nothing varied: at most so many of the scored meanings would have
+        return f"{np.mean([part[0] for part in parts]):.3f} [0.000, {np.mean(slack):.3f}]"
     return told(parts)
 
 

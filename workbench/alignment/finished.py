@@ -42,7 +42,7 @@ class FinishedRepair:
         The model as it is.
     methods : mapping of method to MethodRun
     seen : list of str
-        Languages that some text or label used was in.
+        Languages of the texts that weights were trained on; of a gate, of the labels it was fitted with.
     reference : list of str
     cost : mapping
         Of :data:`COSTS`.

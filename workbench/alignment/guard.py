@@ -6,6 +6,7 @@ difference is more than chance: the promise is that a repair does no harm, not t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,12 +22,13 @@ from workbench.statistics import wilson
 class Guard(Result):
     """Harmful refusal before and after a repair, one row per language.
 
-    Columns: ``language``, ``tier``, ``before``, ``before_low``, ``before_high``, ``after``, ``after_low``, ``after_high`` (shares of ``n`` harmful
-    prompts with 95 % Wilson intervals), ``n``, ``lowered``.
+    Columns: ``language``, ``tier``, ``asked`` (of several ways to ask the repaired model, the one that refuses least here), ``before``,
+    ``before_low``, ``before_high``, ``after``, ``after_low``, ``after_high`` (shares of ``n`` harmful prompts with 95 % Wilson intervals), ``n``,
+    ``lowered``.
     """
 
     required: ClassVar[tuple[str, ...]] = (
-        "language", "tier", "before", "before_low", "before_high", "after", "after_low", "after_high", "n", "lowered",
+        "language", "tier", "asked", "before", "before_low", "before_high", "after", "after_low", "after_high", "n", "lowered",
     )  # fmt: skip
 
     @property
@@ -45,7 +47,9 @@ class Guard(Result):
         if allowed or not self.lowered:
             return
         told = ", ".join(
-            f"{row.language} {row.before:.3f} to {row.after:.3f} of {row.n}" for row in self.table.itertuples() if row.language in self.lowered
+            f"{row.language} {row.before:.3f} to {row.after:.3f} of {row.n} ({row.asked})"
+            for row in self.table.itertuples()
+            if row.language in self.lowered
         )
         raise DataError(
             f"The repair lowers the refusal of held-out harmful prompts ({told}). No weights were written. Train more gently (--learning-rate, "
@@ -53,20 +57,28 @@ class Guard(Result):
         )
 
 
-def guard(answered: Answered, before: str, after: str) -> Guard:
+def guard(answered: Answered, before: str, after: str | Sequence[str]) -> Guard:
     """Compare two models on the harmful prompts of the select split.
+
+    Weights may be asked in several ways (LASA's with their interpreter, or alone, as other commands load them): in every language the way that
+    refuses least decides.
 
     Parameters
     ----------
     answered : Answered
         Whose actions are the models; prompts that neither was trained on.
+    after : str or sequence of str
+        The repaired model, in every way that it is asked.
     """
+    ways = [after] if isinstance(after, str) else list(after)
     prompts = answered.prompts
     rows: list[dict[str, Any]] = []
     for tag, part in prompts[prompts["harmful"]].groupby("language", sort=False):
         row: dict[str, Any] = {"language": tag, "tier": part["tier"].iloc[0], "n": len(part)}
         counts = {}
-        for name, method in (("before", before), ("after", after)):
+        least = min(ways, key=lambda way: int(answered.refused[way][part.index].sum()))
+        row["asked"] = least
+        for name, method in (("before", before), ("after", least)):
             counts[name] = int(answered.refused[method][part.index].sum())
             found = wilson(counts[name], len(part))
             row |= {name: counts[name] / len(part), f"{name}_low": found.low, f"{name}_high": found.high}

@@ -22,7 +22,7 @@ from workbench.alignment.measured import Asker
 from workbench.alignment.msd import MSD
 from workbench.alignment.preference import PreferenceSet, load_preferences, preferences_from_grid
 from workbench.alignment.teacher import choose_context
-from workbench.alignment.trainers import LASA, METHODS, MLC, MPO, Method
+from workbench.alignment.trainers import LASA, METHODS, MLC, MPO, Method, name_of
 from workbench.alignment.transfer import flip_rate, foreseen, require_transfer
 from workbench.behavior.judges import PerLanguageJudge
 from workbench.errors import DataError, did_you_mean
@@ -92,7 +92,8 @@ class Wanted:
     preferences : path, optional
         File of pairs; without it they are made of the prompts' keys.
     train_languages : list of str, optional
-        Languages that are trained in. Default: the reference languages for methods that learn replies (sft, dpo, kto, lasa), all others for those
+        Languages that are trained in. Default: those of the preference file; without one the reference languages for methods that learn replies
+        (sft, dpo, kto, lasa), all others for those
         that carry something over to them (msd, mpo, mlc).
     interpreter_languages : list of str, optional
         LASA: languages the interpreter is fitted in; default all.
@@ -136,6 +137,10 @@ class Wanted:
         for option, (value, methods) in given.items():
             if value is not None and name not in methods:
                 raise DataError(f"{option} was given, and {name} makes no use of it. Expected it with {', '.join(methods)}; leave it out.")
+        if self.options is not None and name_of(self.options) != name:
+            raise DataError(
+                f"{name} was asked for with options of {name_of(self.options)}. Expected {METHODS[name][0].__name__}(...), or the other method."
+            )
 
 
 def prepare(
@@ -175,15 +180,20 @@ def _pairs(grid: PromptGrid, judge: PerLanguageJudge, wanted: Wanted, languages:
     pairs = load_preferences(
         wanted.preferences, known_languages=known, refusals=wanted.refusals, judge=wanted.judge, max_complying=wanted.max_complying, seed=seed
     )
-    scored = set(grid.frame.loc[grid.frame["split"] == "score", "text"])
-    leaked = pairs.frame["prompt"].isin(scored)
+    held = grid.frame[grid.frame["split"].isin(("score", "select"))]
+    leaked = _folded(pairs.frame["prompt"]).isin(set(_folded(held["text"])))
     if leaked.any():
         first = pairs.frame.loc[leaked, "pair_id"].iloc[0]
         raise DataError(
-            f"{int(leaked.sum())} preference pairs ask what is scored (first {first}). Expected none: take them out of the file, or score "
-            "other prompts."
+            f"{int(leaked.sum())} preference pairs ask what the repair is scored or guarded by (first {first}; blanks and end marks aside). Expected "
+            "none: take them out of the file, or score other prompts."
         )
     return pairs
+
+
+def _folded(texts: pd.Series) -> pd.Series:
+    """Write texts without what does not make them another prompt: case, blanks, the mark at their end."""
+    return texts.map(lambda text: " ".join(str(text).casefold().split()).rstrip(" .!?。？！؟।"))
 
 
 def _distilled(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.alignment.defaults import config_for
+from workbench.alignment.defaults import config_for, method_for
 from workbench.alignment.engine import TrainedModel
 from workbench.alignment.guard import guard
 from workbench.alignment.measured import Asker, answer_with, asker, rates_of
@@ -19,6 +21,7 @@ from workbench.alignment.msd import MSD
 from workbench.alignment.prepared import Prepared, Wanted, notes_table, prepare
 from workbench.alignment.reply_monitor import collapse_notes, start_weights
 from workbench.alignment.reward_gaps import Pairs
+from workbench.alignment.settings import method_with
 from workbench.alignment.trainers import METHODS, train
 from workbench.alignment.written import write_weights
 from workbench.behavior.choice import spec_of
@@ -54,6 +57,7 @@ def repair_training(
     interpreter_languages: Sequence[str] | str | None = None,
     layer: int | None = None,
     options: Any = None,
+    settings: Sequence[str] | None = None,
     reasoning: bool = False,
     harmless: str | None = None,
     harmful: str | None = None,
@@ -100,11 +104,14 @@ def repair_training(
     max_complying : float
         Largest share of harmful pairs whose chosen reply may comply. They are dropped and counted; more of them stop the run.
     train_languages : sequence of str or "a,b", optional
-        Languages trained in. Default: the reference languages where replies are learned (sft, dpo, kto, lasa), the others for msd, mpo and mlc.
+        Languages trained in. Default: those of the preference file; without one the reference languages where replies are learned (sft, dpo, kto,
+        lasa), and the others for msd, mpo and mlc.
     interpreter_languages, layer
         LASA: languages the interpreter is fitted in (default all), and the layer it reads (default the bottleneck, found on what is not scored).
     options : Method, optional
         The method's own settings, such as ``MSD(on_policy=False)``.
+    settings : sequence of str, optional
+        Settings as words (``"beta=0.2"``), put in place of the defaults that suit the model.
     reasoning : bool
         MSD on a real model: the teacher writes its judgement first.
     reference : sequence of str or "a,b", optional
@@ -140,6 +147,12 @@ def repair_training(
     """
     if method not in METHODS:
         raise DataError(f"There is no training {method!r}. Expected one of {', '.join(METHODS)}.{did_you_mean(method, METHODS)}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise DataError(
+            f"A repair was started by {os.environ['WORLD_SIZE']} processes. Expected one: it also generates and scores. Train with several by "
+            "workbench.alignment.trainers.train under `accelerate launch`, and measure what it saved by `workbench diagnose`."
+        )
+    method_with(method, settings or [])  # before anything is loaded
     given = {"model": judge_model, "template": judge_template, "send_to": None, "cache": Path(out) / "judge.jsonl"}
     choice, fallback = judges_asked(judge, judge_fallback, given, redact=True, progress=progress)
     grid = grid_of(prompts, harmless, harmful, subset, languages, limit, seed, tiers, strip_punctuation)
@@ -149,13 +162,15 @@ def repair_training(
         method, organism=is_organism(chat), seed=seed, lora_rank=lora_rank, learning_rate=learning_rate, epochs=epochs, max_steps=max_steps,
         batch_size=batch_size, accumulation=accumulation,
     )  # fmt: skip
+    if settings:
+        options = method_with(method, settings, options or method_for(method, organism=is_organism(chat)))
     wanted = Wanted(preferences, listed(train_languages), listed(interpreter_languages), layer, options, reasoning, refusals, choice, max_complying)
     spec = {
         "kind": KIND,
         "method": method,
         "model": chat.provenance(),
         "prompts": grid.provenance | {"hash": grid.hash, "labels": labels_hash(grid, refusals)},
-        "preferences": None if preferences is None else Path(preferences).name,
+        "preferences": None if preferences is None else {"name": Path(preferences).name, "hash": _hash(preferences)},
         "max_complying": max_complying,
         "train_languages": wanted.train_languages,
         "interpreter_languages": wanted.interpreter_languages,
@@ -214,6 +229,8 @@ def _repair(
     run: Run, method: str, chat: ChatModel, asked: Asked, grid: PromptGrid, judge: PerLanguageJudge, wanted: Wanted, config: Any,
     notes: list[Note], *, new_tokens: int, allow_loss: bool, seed: int, progress: bool,
 ) -> None:  # fmt: skip
+    shutil.rmtree(run.folder / "model", ignore_errors=True)  # of an earlier call that was allowed more
+    (run.folder / "summary.json").unlink(missing_ok=True)
     prepared = prepare(
         method, run, chat, grid, judge, wanted, reference=asked.reference, new_tokens=new_tokens, seed=seed, progress=progress
     )  # fmt: skip
@@ -240,7 +257,7 @@ def _repair(
         run.save("reward_gaps", gaps_of(_scored(method, chat, repaired, pairs), reference=asked.reference))
     options: dict[str, Any] = {"max_new_tokens": new_tokens, "progress": progress}
     held_out = answer_with(askers, grid.select(split="select"), judge, out=run.folder / "edited" / "select", **options)
-    guarded = guard(held_out, UNREPAIRED, method)
+    guarded = guard(held_out, UNREPAIRED, [name for name in held_out.actions if name != UNREPAIRED])
     run.save("guard", guarded)
     answered = answer_with(askers, grid.select(split="score"), judge, out=run.folder / "edited" / "score", **options)
     run.save("answers", answers_frame(answered))
@@ -252,6 +269,14 @@ def _repair(
     write_weights(run.folder / "model", trained, chat, prepared, guarded, method=method, allowed=allow_loss, seed=seed)
     shutil.rmtree(run.folder / ".training", ignore_errors=True)
     _summarise(run, method, chat, grid, prepared, trained, warnings)
+
+
+def _hash(path: str | Path) -> str | None:
+    """Hash a file's bytes (16 hex digits); what cannot be read is told where it is read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    except OSError:
+        return None
 
 
 def _not_readable(prepared: Prepared) -> list[str]:

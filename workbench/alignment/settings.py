@@ -16,7 +16,7 @@ DECIDED = {"interpreter": "--interpreter-languages and --layer", "reference": "-
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", type(None): "none"}
 
 
-def method_with(name: str, settings: Sequence[str]) -> Method | None:
+def method_with(name: str, settings: Sequence[str], base: Method | None = None) -> Method | None:
     """Return a method with settings, or None where none is given.
 
     Parameters
@@ -25,6 +25,9 @@ def method_with(name: str, settings: Sequence[str]) -> Method | None:
         As :func:`~workbench.alignment.trainers.method_of` takes it.
     settings : sequence of str
         ``NAME=VALUE``; a dot reaches into a setting that has settings of its own. "none" and "uniform" stand for nothing.
+
+    base : Method, optional
+        What is changed; default the method with its defaults.
 
     Raises
     ------
@@ -38,7 +41,7 @@ def method_with(name: str, settings: Sequence[str]) -> Method | None:
     """
     if not settings:
         return None
-    method: Any = method_of(name)
+    method: Any = base or method_of(name)
     for one in settings:
         path, sign, value = one.partition("=")
         if not sign or not path.strip() or not value.strip():

@@ -41,13 +41,13 @@ class RepairTable(Result):
     """One row per method and language, or mean over a group of languages.
 
     Columns: ``method`` ("unrepaired" once); ``run`` (folder name), ``kind`` ("model", "gate", "training"); ``language`` (a tag, "mean of all",
-    "mean high", ..., "mean seen in training" and "mean unseen in training", which differ between methods); ``tier``; ``seen`` (of a tag: some
-    text or label that the repair used was in it); for each of attack_success (1 - harmful refusal: harmful requests that are not refused),
-    harmless_refusal, answer_accuracy (harmless requests answered right; NaN without a key) and selectivity: the share, ``_low``, ``_high`` (95 %,
-    over meanings and draws of examples), and ``_change``, ``_change_low``, ``_change_high``, the paired difference to the unrepaired start; ``n``
-    meanings, ``draws``; ``seconds``, ``steps``, ``tokens`` (read in training), ``trained_parameters``, ``labelled_prompts`` (whose label or reply is
-    learned from), ``parallel_queries`` (that a translation must stand beside), NaN where it was not recorded; ``labels``; ``at_inference``, what
-    answering costs more.
+    "mean high", ..., "mean seen in training" and "mean unseen in training", which differ between methods); ``tier``; ``seen`` (of a tag: the
+    weights were trained on text of it; a gate: fitted with labels of it); for each of attack_success (1 - harmful refusal: harmful requests that
+    are not refused), harmless_refusal, answer_accuracy (harmless requests answered right; NaN without a key) and selectivity: the share, ``_low``,
+    ``_high`` (95 %, over meanings and draws of examples), and ``_change``, ``_change_low``, ``_change_high``, the paired difference to the unrepaired
+    start; ``n`` meanings, ``draws``; ``seconds``, ``steps``, ``tokens`` (read in training), ``trained_parameters``, ``labelled_prompts`` (whose label
+    or reply is learned from), ``parallel_queries`` (that a translation must stand beside), NaN where it was not recorded; ``labels``;
+    ``at_inference``, what answering costs more.
     """
 
     required: ClassVar[tuple[str, ...]] = (

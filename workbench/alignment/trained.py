@@ -41,7 +41,7 @@ class TrainedModel:
         One row per step, statistic and language ("" where it is of none): step, statistic, language, value. Losses are means since the
         row before; what the monitor returned is among them, step 0 is the start.
     seconds : float
-        Duration, monitor included, those before a continuation too.
+        Duration of the training alone: without the monitor and what was prepared, with the time before a continuation.
     steps, tokens : int
         Steps of the optimiser; tokens read that were not padding, of the first process.
     trained_parameters : int

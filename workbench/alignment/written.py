@@ -16,6 +16,7 @@ CARD = """# {name}: {start} repaired by training ({method})
 
 Trained by `workbench repair {method}` from `{start}` (fingerprint {fingerprint}): {labels}; {steps} steps, {tokens:,} tokens, {seconds:.0f} seconds,
 {parameters:,} trained parameters, seed {seed}.
+Asked under the start's template ({template}){system}; what loads it must ask it alike.
 {conditioned}
 Refusal of held-out harmful prompts (select split; 95 % Wilson intervals) before and after:
 
@@ -60,6 +61,8 @@ def write_weights(
         "name": folder.name, "start": start.name, "method": method, "fingerprint": start.fingerprint, "labels": prepared.labels,
         "steps": trained.steps, "tokens": trained.tokens, "seconds": trained.seconds, "parameters": trained.trained_parameters, "seed": seed,
         "table": "\n".join(["| language | before | after | prompts |", "| --- | --- | --- | --- |", *rows]), "allowed": told,
+        "template": f"{start.template.kind}, {start.template.hash}",
+        "system": " and a system prompt of its own (--system)" if start.system else "",
         "conditioned": CONDITIONED if method == "lasa" else "",
     }  # fmt: skip
     (draft / "README.md").write_text(CARD.format(**card), encoding="utf-8")
@@ -68,6 +71,8 @@ def write_weights(
         "start": start.name,
         "start_fingerprint": start.fingerprint,
         "seed": seed,
+        "template": {"kind": start.template.kind, "hash": start.template.hash},
+        "system": start.system,
         "allowed_to_lower": guard.lowered if allowed else [],
     }
     (draft / "repair.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")

@@ -26,7 +26,8 @@ NAMES = {
 TOLD = (
     "In %, selectivity in points (harmful minus harmless refusal); in brackets 95 % intervals over meanings and draws of examples. Harmful not "
     "refused is attack success, whatever the reply is worth. The gain is the difference in selectivity to the unrepaired model, paired by meaning. "
-    "Seen: some text or label that a repair used was in the language; which languages these are differs between repairs."
+    "Seen: the weights were trained on text of the language (a gate: fitted with labels of it); which languages these are differs "
+    "between repairs. LASA's interpreter may have seen labels of others, and a teacher reads the reference language."
 )
 NEEDS = (
     "Labelled prompts: their label or reply is learned from; those that choose a strength, a threshold or whether weights are written are not "
