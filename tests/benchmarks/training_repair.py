@@ -304,7 +304,8 @@ def ratio(measured: Sequence[Measured], method: str, *, strict: bool) -> str:
         parts.append(after / before)
         slack.append(wilson(0, gate_repair.CLASS).high / before[0])
     if all(np.ptp(part) == 0 for part in parts):  # nothing varied: at most so many of the scored meanings would have
-        return f"{np.mean([part[0] for part in parts]):.3f} [0.000, {np.mean(slack):.3f}]"
+        value, width = np.mean([part[0] for part in parts]), np.mean(slack)
+        return f"{value:.3f} [{max(value - width, 0):.3f}, {value + width:.3f}]"
     return told(parts)
 
 
