@@ -291,7 +291,7 @@ def test_a_repair_by_training_gets_every_option_under_its_name(method, monkeypat
     assert set(asked) <= parameters
     assert (asked["method"], asked["model"], asked["prompts"], asked["train_languages"]) == (method, "some/model", "set", ["en", "zh"])
     assert (asked["learning_rate"], asked["epochs"], asked["batch_size"], asked["seed"], asked["allow_loss"]) == (0.001, 2.0, 4, 3, True)
-    assert asked["options"] is None
+    assert asked["settings"] is None
 
 
 def test_settings_of_a_method_are_read_from_words(capsys):
