@@ -105,7 +105,7 @@ def main() -> None:
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
     for method in sys.argv[2:] or METHODS:
-        sys.stdout.write(f"\n{method}\n\n" + markdown(search(method, out).fillna("")))
+        sys.stdout.write(f"\n{method}\n\n" + markdown(search(method, out).astype(object).fillna("")))
 
 
 if __name__ == "__main__":
